@@ -1,0 +1,192 @@
+"""The journal record, version 1: many raw frames of one partition in one block of bytes.
+
+============  =====  =============================================================
+offset        bytes  content (little-endian)
+============  =====  =============================================================
+0             2      ``NJ``
+2             1      version, 1
+3             1      flags: bit 0 body compressed with zstd, bit 1 the record holds refused frames
+4             4      frames ``n``
+8             4      bytes of the body before compression
+12            4      CRC-32 of the body as stored
+16            …      body
+============  =====  =============================================================
+
+Body: received_us i64[n], length u32[n], door u8[n], codec u8[n]; with flag bit 1 also reason u8[n],
+detail u32[n], source u32[n], and a u32 size with that many bytes of JSON (``Frames.sources``); then
+the frames back to back.  An unknown version or a wrong CRC is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import orjson
+import zstandard
+from numpy.typing import NDArray
+
+from schemas.batch import I32, I64, U8, U32, Frames
+from schemas.seams import StoredRecord
+
+MAGIC: Final = b"NJ"
+VERSION: Final = 1
+COMPRESSED: Final = 1
+HAS_REFUSED: Final = 2
+HEADER: Final = struct.Struct("<2sBBIII")
+
+# Level 1: 96-cell reports shrink to about a third at several hundred MB/s; level 3 gains a tenth
+# and costs twice the time.  Bodies below 256 bytes do not gain enough to be worth the call.
+_LEVEL: Final = 1
+_COMPRESS_FROM: Final = 256
+
+# A body that claims more than this is damage or an attack, not a record we wrote.
+BODY_BYTES_MAX: Final = 256 * 1024 * 1024
+
+
+class RecordError(ValueError):
+    """The bytes are not a journal record of a version this program reads."""
+
+
+def encode_record(
+    frames: bytes | memoryview,
+    length: NDArray[np.uint32],
+    received_us: I64,
+    door: U8,
+    codec: U8,
+    refused: tuple[U8, U32, U32, list[dict[str, str]]] | None = None,
+) -> bytes:
+    """One record from frames that lie back to back in ``frames``; all arrays have one item per frame.
+
+    ``refused`` is (reason, detail, source, sources) when any frame was refused, else None.
+    """
+    flags = 0
+    parts: list[bytes | memoryview] = [
+        received_us.astype("<i8", copy=False).tobytes(),
+        length.astype("<u4", copy=False).tobytes(),
+        door.tobytes(),
+        codec.tobytes(),
+    ]
+    if refused is not None:
+        flags |= HAS_REFUSED
+        reason, detail, source, sources = refused
+        table = orjson.dumps(sources)
+        parts += [
+            reason.tobytes(),
+            detail.astype("<u4", copy=False).tobytes(),
+            source.astype("<u4", copy=False).tobytes(),
+            struct.pack("<I", len(table)),
+            table,
+        ]
+    parts.append(frames)
+    body = b"".join(parts)
+    size = len(body)
+    if size >= _COMPRESS_FROM:
+        packed = zstandard.ZstdCompressor(level=_LEVEL).compress(body)
+        if len(packed) < size:
+            body = packed
+            flags |= COMPRESSED
+    return HEADER.pack(MAGIC, VERSION, flags, len(length), size, zlib.crc32(body)) + body
+
+
+def _body_of(record: StoredRecord) -> tuple[int, int, bytes]:
+    """(frames, flags, raw body) of a record, checked."""
+    where = f"journal record at partition {record.partition} offset {record.offset}"
+    if len(record.body) < HEADER.size:
+        raise RecordError(f"{where}: {len(record.body)} bytes, shorter than its {HEADER.size}-byte header")
+    magic, version, flags, count, size, crc = HEADER.unpack_from(record.body)
+    if magic != MAGIC or version != VERSION:
+        raise RecordError(f"{where}: starts {magic!r} version {version}; this program reads {MAGIC!r} version {VERSION}")
+    body = record.body[HEADER.size :]
+    if zlib.crc32(body) != crc:
+        raise RecordError(f"{where}: the CRC-32 of its {len(body)} bytes is wrong, the record is damaged")
+    if flags & COMPRESSED:
+        if size > BODY_BYTES_MAX:
+            raise RecordError(f"{where}: claims {size} bytes, more than the {BODY_BYTES_MAX} allowed")
+        try:
+            body = zstandard.ZstdDecompressor().decompress(body, max_output_size=size)
+        except zstandard.ZstdError as error:
+            raise RecordError(f"{where}: {error}") from error
+    if len(body) != size:
+        raise RecordError(f"{where}: {len(body)} bytes where its header says {size}")
+    return count, flags, body
+
+
+def decode_records(records: Sequence[StoredRecord]) -> Frames:
+    """All frames of ``records``, in order, as one :class:`Frames`.  Raises :class:`RecordError`."""
+    columns: dict[str, list[NDArray[np.generic]]] = {
+        name: []
+        for name in ("received_us", "length", "door", "codec", "reason", "detail", "source", "partition", "offset", "position")
+    }
+    chunks: list[U8] = []
+    sources: list[dict[str, str]] = []
+    for record in records:
+        n, flags, body = _body_of(record)
+        at = 0
+
+        def take(dtype: str, count: int = n, body: bytes = body) -> NDArray[np.generic]:
+            nonlocal at
+            array: NDArray[np.generic] = np.frombuffer(body, dtype, count, at)
+            at += array.nbytes
+            return array
+
+        try:
+            columns["received_us"].append(take("<i8"))
+            columns["length"].append(take("<u4"))
+            columns["door"].append(take("u1"))
+            columns["codec"].append(take("u1"))
+            if flags & HAS_REFUSED:
+                columns["reason"].append(take("u1"))
+                columns["detail"].append(take("<u4"))
+                source = take("<u4")
+                (table_bytes,) = struct.unpack_from("<I", body, at)
+                at += 4
+                table = orjson.loads(body[at : at + table_bytes])
+                at += table_bytes
+                columns["source"].append(np.where(source > 0, source.astype(np.uint32) + len(sources), 0))
+                sources += table
+            else:
+                columns["reason"].append(np.zeros(n, np.uint8))
+                columns["detail"].append(np.zeros(n, np.uint32))
+                columns["source"].append(np.zeros(n, np.uint32))
+        except (ValueError, struct.error) as error:
+            raise RecordError(
+                f"journal record at partition {record.partition} offset {record.offset}: {n} frames do not fit "
+                f"its body of {len(body)} bytes ({error})"
+            ) from error
+        frames = np.frombuffer(body, np.uint8, -1, at) if at < len(body) else np.empty(0, np.uint8)
+        if int(columns["length"][-1].astype(np.int64).sum()) != len(frames):
+            raise RecordError(
+                f"journal record at partition {record.partition} offset {record.offset}: frame lengths add up to "
+                f"{int(columns['length'][-1].astype(np.int64).sum())} bytes, the record holds {len(frames)}"
+            )
+        chunks.append(frames)
+        columns["partition"].append(np.full(n, record.partition, np.int32))
+        columns["offset"].append(np.full(n, record.offset, np.int64))
+        columns["position"].append(np.arange(n, dtype=np.int32))
+
+    def joined(name: str, dtype: type[np.generic]) -> NDArray[np.generic]:
+        found = columns[name]
+        return np.concatenate(found).astype(dtype, copy=False) if found else np.empty(0, dtype)
+
+    length: I32 = joined("length", np.int32)  # type: ignore[assignment]
+    start = np.zeros(len(length), np.int64)
+    np.cumsum(length[:-1], out=start[1:])
+    return Frames(
+        data=np.concatenate(chunks) if chunks else np.empty(0, np.uint8),
+        start=start,
+        length=length,
+        received_us=joined("received_us", np.int64),  # type: ignore[arg-type]
+        door=joined("door", np.uint8),  # type: ignore[arg-type]
+        codec=joined("codec", np.uint8),  # type: ignore[arg-type]
+        reason=joined("reason", np.uint8),  # type: ignore[arg-type]
+        detail=joined("detail", np.uint32),  # type: ignore[arg-type]
+        source=joined("source", np.uint32),  # type: ignore[arg-type]
+        partition=joined("partition", np.int32),  # type: ignore[arg-type]
+        offset=joined("offset", np.int64),  # type: ignore[arg-type]
+        position=joined("position", np.int32),  # type: ignore[arg-type]
+        sources=sources,
+    )

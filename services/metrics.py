@@ -1,0 +1,119 @@
+"""Every metric of nevstream in one file: name, kind, meaning, and what to do when it looks wrong.
+
+Counters are raised once per batch, never per frame.  With several processes on one machine,
+``PROMETHEUS_MULTIPROC_DIR`` (set by ``topology`` before workers start) lets any of them answer for all.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import multiprocess as _multiprocess
+from prometheus_client.registry import REGISTRY
+
+# -- gateway ---------------------------------------------------------------------------------------
+CONNECTIONS = Gauge(
+    "nevstream_gateway_connections",
+    "Open vehicle connections by door. A sudden fall: look at the network or a rolling restart.",
+    ["door"],
+    multiprocess_mode="livesum",
+)
+CONNECTIONS_REFUSED = Counter(
+    "nevstream_gateway_connections_refused_total",
+    "Connections ended by the gateway, by door and cause. `limit`: raise gateway.limits.connections_max or add a process.",
+    ["door", "cause"],
+)
+BYTES_RECEIVED = Counter("nevstream_gateway_received_bytes_total", "Bytes read from vehicle sockets.", ["door"])
+FRAMES_RECEIVED = Counter(
+    "nevstream_gateway_frames_received_total", "Frames scanned off sockets, accepted ones.", ["door"]
+)
+FRAMES_REFUSED = Counter(
+    "nevstream_gateway_frames_refused_total",
+    "Frames refused at the door, by reason; each is kept as a dead letter (`nevstream dead-letters`).",
+    ["door", "reason"],
+)
+FRAMES_ACKED = Counter(
+    "nevstream_gateway_frames_acked_total", "Frames made durable and, where the protocol has one, answered.", ["door"]
+)
+ACK_SECONDS = Histogram(
+    "nevstream_gateway_ack_seconds",
+    "Socket to acknowledgement, one observation per group commit (its oldest frame). "
+    "Rising: the journal's disk is slow, see nevstream_journal_append_seconds.",
+    ["door"],
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+IN_FLIGHT_BYTES = Gauge(
+    "nevstream_gateway_in_flight_bytes",
+    "Bytes received and not yet durable. Near gateway.limits.in_flight_bytes_max: sockets are being held back.",
+    multiprocess_mode="livesum",
+)
+READING_PAUSED = Gauge(
+    "nevstream_gateway_reading_paused",
+    "Gateway processes that have stopped reading sockets because the journal is away or slow.",
+    multiprocess_mode="livesum",
+)
+# -- journal ---------------------------------------------------------------------------------------
+APPEND_SECONDS = Histogram(
+    "nevstream_journal_append_seconds",
+    "One group commit to the journal. Rising: disk or database is slow.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+APPENDED_BYTES = Counter("nevstream_journal_appended_bytes_total", "Bytes of journal records, as stored.")
+APPEND_FAILURES = Counter(
+    "nevstream_journal_append_failures_total", "Group commits that failed and are tried again. Look at the database."
+)
+# -- pipeline --------------------------------------------------------------------------------------
+LAG_SECONDS = Gauge(
+    "nevstream_pipeline_lag_seconds",
+    "Age of the oldest frame that is durable and not yet a row. Rising: add pipeline processes, look at the database.",
+    multiprocess_mode="livemax",
+)
+FRAMES_PROCESSED = Counter("nevstream_pipeline_frames_total", "Frames taken from the journal and committed.", ["command"])
+ROWS_WRITTEN = Counter("nevstream_pipeline_rows_total", "Telemetry rows committed.", ["path"])
+DUPLICATES = Counter(
+    "nevstream_pipeline_duplicates_total", "Reports that were already stored, byte for byte (resends); written once."
+)
+CONFLICTS = Counter(
+    "nevstream_pipeline_conflicts_total",
+    "Reports whose vehicle, time and kind are stored with other content. Check the terminal's clock or its resend logic.",
+)
+DEAD_LETTERS = Counter(
+    "nevstream_pipeline_dead_letters_total", "Frames kept as dead letters, by reason (`nevstream dead-letters`).", ["reason"]
+)
+SIGNAL_FLAWS = Counter(
+    "nevstream_pipeline_signal_flaws_total",
+    "Signal values masked or marked, by signal and state (abnormal, invalid, out_of_range, suspect).",
+    ["signal", "state"],
+)
+BATCH_SECONDS = Histogram(
+    "nevstream_pipeline_batch_seconds",
+    "Seconds per micro-batch and step (read, decode, build, commit).",
+    ["step"],
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+PIPELINE_RESTARTS = Counter(
+    "nevstream_pipeline_restarts_total", "Times a pipeline began again from the store, by cause.", ["cause"]
+)
+SOCKET_TO_ROW_SECONDS = Histogram(
+    "nevstream_pipeline_socket_to_row_seconds",
+    "Arrival of a frame to its row being committed, one observation per batch (its oldest frame).",
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+
+
+def exposition() -> bytes:
+    """The metrics of all processes that share ``PROMETHEUS_MULTIPROC_DIR``, or of this one."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry = CollectorRegistry()
+        _multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+    return generate_latest(REGISTRY)
+
+
+def forget_process(pid: int) -> None:
+    """Drop the live gauges of a process that has ended (its counters stay)."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if directory and Path(directory).is_dir():
+        _multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

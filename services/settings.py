@@ -1,0 +1,289 @@
+"""Every option of nevstream: typed, frozen, checked before any connection is opened.
+
+Read once, from (first wins) command-line overrides, environment (``NEVSTREAM_GATEWAY__MQTT__PORT``),
+and a TOML file (``nevstream.toml``, or ``--config``, or ``NEVSTREAM_CONFIG``).  The sample file that
+``nevstream config`` prints is generated from the defaults below, so it cannot disagree with them.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from services.errors import SettingsError
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+DEFAULT_FILE = Path("nevstream.toml")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Registry(StrEnum):
+    OPEN = "open"
+    ALLOWLIST = "allowlist"
+
+
+class MqttAuth(StrEnum):
+    OPEN = "open"
+    PASSWORD = "password"
+
+
+class Login(StrEnum):
+    REQUIRED = "required"
+    OPTIONAL = "optional"
+
+
+class AckPolicy(StrEnum):
+    AFTER_DURABLE = "after-durable"
+    ERRORS_ONLY = "errors-only"
+
+
+class JournalKind(StrEnum):
+    POSTGRES = "postgres"
+    MEMORY = "memory"
+
+
+class Database(Section):
+    dsn: SecretStr | None = Field(
+        None, description="PostgreSQL to use, as a libpq URL. Unset: nevstream runs its own embedded PostgreSQL."
+    )
+    data_dir: Path = Field(
+        Path(".nevstream/pg"),
+        description="Directory of the embedded PostgreSQL. When started as root and the path cannot be reached by an "
+        "unprivileged user, /var/lib/nevstream/<digest of the path> is used instead, and said.",
+    )
+    port: Port = Field(0, description="TCP port of the embedded PostgreSQL on 127.0.0.1; 0 = unix socket only.")
+    connect_timeout_s: float = Field(5.0, gt=0, description="Give up on one connection attempt after this long.")
+    partitions_ahead_days: int = Field(3, ge=1, le=60, description="Day partitions made ahead of the current day.")
+
+
+class Journal(Section):
+    kind: JournalKind = Field(
+        JournalKind.POSTGRES,
+        description="postgres: a table in the database above. memory: nothing survives a restart, for tests only.",
+    )
+    partitions: int = Field(
+        8,
+        ge=1,
+        le=4096,
+        description="Partitions of the journal; a vehicle's frames always go to the same one. "
+        "Fixed when the database is first set up: changing it later is refused.",
+    )
+    retention_days: int = Field(
+        30, ge=1, description="Raw frames older than this may be dropped by `nevstream retention run`, never silently."
+    )
+
+
+class Limits(Section):
+    connections_max: int = Field(60_000, ge=1, description="Open vehicle connections per process; more are refused.")
+    frame_bytes_max: int = Field(
+        65_556, ge=64, description="Largest GB/T 32960 frame. The standard's own limit is 65,556; larger is refused."
+    )
+    packet_bytes_max: int = Field(
+        262_144, ge=128, le=268_435_455, description="Largest MQTT packet; a larger one ends the connection."
+    )
+    in_flight_bytes_max: int = Field(
+        64 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Bytes received and not yet durable, per process. At the limit sockets are not read until it falls.",
+    )
+    idle_timeout_s: float = Field(
+        300.0, gt=0, description="A GB/T connection that is silent this long is closed; MQTT uses 1.5 x keep-alive."
+    )
+    first_packet_timeout_s: float = Field(10.0, gt=0, description="CONNECT or login must arrive within this time.")
+
+
+class MqttDoor(Section):
+    enabled: bool = Field(True, description="Listen for MQTT.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: Port = Field(1883, description="TCP port.")
+    auth: MqttAuth = Field(
+        MqttAuth.OPEN,
+        description="open: the client id or username names the VIN. password: username = VIN and its password "
+        "(set with `nevstream vehicles set-password`).",
+    )
+    keep_alive_max_s: int = Field(
+        1200, ge=5, le=65535, description="Longest keep-alive granted (MQTT 5 tells the client; 3.1.1 is held to it)."
+    )
+    receive_maximum: int = Field(1000, ge=1, le=65535, description="QoS 1 messages a client may have un-acked (MQTT 5).")
+
+
+class GbtDoor(Section):
+    enabled: bool = Field(True, description="Listen for GB/T 32960 over TCP.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: Port = Field(32960, description="TCP port.")
+    login: Login = Field(
+        Login.REQUIRED, description="required: a report before the login is refused. optional: it is taken."
+    )
+    ack: AckPolicy = Field(
+        AckPolicy.AFTER_DURABLE,
+        description="after-durable: every frame is answered once it is on disk. errors-only: good reports are not "
+        "answered, as annex B of the standard has it for terminals.",
+    )
+    platform_users: Mapping[str, SecretStr] = Field(
+        default_factory=dict,
+        description="User name = password of platforms that may log in with 0x05. Empty: platform logins are refused.",
+    )
+
+
+class Gateway(Section):
+    processes: int = Field(1, ge=1, le=64, description="Gateway processes sharing the ports (SO_REUSEPORT).")
+    registry: Registry = Field(
+        Registry.OPEN, description="open: any well-formed VIN may send. allowlist: only vehicles in the registry."
+    )
+    registry_refresh_s: float = Field(5.0, gt=0, description="How often the allowlist is read again.")
+    mqtt: MqttDoor = Field(default_factory=MqttDoor, description="")
+    gbt32960: GbtDoor = Field(default_factory=GbtDoor, description="")
+    limits: Limits = Field(default_factory=Limits, description="")
+
+
+class Pipeline(Section):
+    processes: int = Field(1, ge=1, le=64, description="Pipeline processes; the journal's partitions are dealt to them.")
+    batch_bytes_max: int = Field(
+        8 * 1024 * 1024, ge=65536, description="Journal bytes per micro-batch. Larger is faster and later."
+    )
+    idle_sleep_ms: float = Field(
+        20.0, gt=0, description="Pause after finding the journal empty. Lower is more queries, higher is later rows."
+    )
+    clock_future_max_s: int = Field(
+        300, ge=0, description="A report dated further ahead of its arrival is a dead letter (clock_future)."
+    )
+    clock_past_max_days: int = Field(
+        30, ge=1, description="A report dated further back is a dead letter (clock_past). Raise it for back-fills."
+    )
+
+
+class Web(Section):
+    host: str = Field("127.0.0.1", description="Address of the HTTP API.")
+    port: Port = Field(8080, description="TCP port of the HTTP API.")
+    rows_max: int = Field(10_000, ge=1, description="Most rows in one page of telemetry.")
+
+
+class Settings(BaseSettings):
+    """All sections.  ``Settings.read()`` is the one way in."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NEVSTREAM_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
+    )
+
+    runtime_dir: Path = Field(
+        Path(".nevstream/run"), description="Where processes keep their metrics files and sockets; made when missing."
+    )
+    time_zone: str = Field("Asia/Shanghai", description="The fleet's local time: days of statistics begin here.")
+    database: Database = Field(default_factory=Database, description="PostgreSQL, embedded or given.")
+    journal: Journal = Field(default_factory=Journal, description="The durable log of raw frames.")
+    gateway: Gateway = Field(default_factory=Gateway, description="The doors vehicles connect to.")
+    pipeline: Pipeline = Field(default_factory=Pipeline, description="Journal to rows.")
+    web: Web = Field(default_factory=Web, description="HTTP API.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The environment outranks the file, which arrives as the init argument of `read`.
+        return env_settings, init_settings
+
+    @classmethod
+    def read(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Settings from file, environment and ``overrides`` ({"gateway": {"mqtt": {"port": 0}}}).
+
+        ``path`` None means $NEVSTREAM_CONFIG, else ``nevstream.toml`` when it is there, else defaults.
+        Raises ``SettingsError`` naming every setting that is wrong.
+        """
+        named = path or (Path(given) if (given := os.environ.get("NEVSTREAM_CONFIG")) else None)
+        file = named or DEFAULT_FILE
+        values: dict[str, Any] = {}
+        if named or file.exists():
+            try:
+                values = tomllib.loads(file.read_text("utf-8"))
+            except OSError as error:
+                raise SettingsError(f"settings file {file}: {error.strerror}; make one with `nevstream config > {file}`") from error
+            except tomllib.TOMLDecodeError as error:
+                raise SettingsError(f"settings file {file}: {error}") from error
+        try:
+            settings = cls(**values)
+            if overrides:
+                # applied last so that a flag beats both the file and the environment
+                settings = cls.model_validate(_merged(settings.model_dump(), overrides))
+            return settings
+        except ValidationError as error:
+            lines = [f"  {'.'.join(str(part) for part in e['loc'])}: {e['msg']} (got {e.get('input')!r})" for e in error.errors()]
+            raise SettingsError("these settings are wrong (`nevstream config` shows every one):\n" + "\n".join(lines)) from error
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        result[key] = _merged(result.get(key, {}), value) if isinstance(value, Mapping) else value
+    return result
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _wrapped(text: str, indent: str = "# ", width: int = 108) -> Iterator[str]:
+    line = ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > width:
+            yield indent + line
+            line = word
+        else:
+            line = f"{line} {word}".strip()
+    if line:
+        yield indent + line
+
+
+def sample() -> str:
+    """The documented settings file: every option with its meaning and its default, commented out."""
+    lines = [
+        "# nevstream settings. Every line shows the default; remove the # to change it.",
+        "# Environment variables outrank this file: NEVSTREAM_GATEWAY__MQTT__PORT=1884",
+        "",
+    ]
+
+    def walk(model: type[BaseModel], path: str) -> None:
+        sections = []
+        for name, info in model.model_fields.items():
+            kind = info.annotation
+            if isinstance(kind, type) and issubclass(kind, Section):
+                sections.append((name, kind, info.description or ""))
+                continue
+            default = info.get_default(call_default_factory=True)
+            choices = [str(c) for c in kind] if isinstance(kind, type) and issubclass(kind, StrEnum) else []
+            lines.extend(_wrapped(info.description or ""))
+            if choices:
+                lines.append("# One of: " + ", ".join(choices))
+            if default is None:
+                lines.append(f"#{name} = ")
+            elif isinstance(default, Mapping):
+                lines.append(f"#{name} = {{}}")
+            else:
+                lines.append(f"#{name} = {_toml(default)}")
+            lines.append("")
+        for name, kind, text in sections:
+            where = f"{path}{name}"
+            lines.extend(_wrapped(text))
+            lines.append(f"[{where}]")
+            walk(kind, f"{where}.")
+
+    walk(Settings, "")
+    return "\n".join(lines).rstrip() + "\n"
