@@ -72,6 +72,20 @@ class KnownVehicles:
     last_key: NDArray[np.int64]
 
 
+class VehicleDirectory(Protocol):
+    """What the gateway asks about vehicles before it lets them in."""
+
+    async def registered(self) -> set[str]:
+        """VINs in the registry (the allowlist).  Raises ``StoreUnavailable``."""
+        ...
+
+    async def password_hash(self, vin: str) -> str | None:
+        """Argon2 hash of the vehicle's password, None when it has none.  Raises ``StoreUnavailable``."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Sink(Protocol):
     """Where the pipeline puts row batches: PostgreSQL, or memory in tests."""
 
