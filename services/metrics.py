@@ -103,17 +103,28 @@ SOCKET_TO_ROW_SECONDS = Histogram(
 )
 
 
+def _multiprocess_registry(directory: str | Path) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    _multiprocess.MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
+    return registry
+
+
 def exposition() -> bytes:
     """The metrics of all processes that share ``PROMETHEUS_MULTIPROC_DIR``, or of this one."""
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        registry = CollectorRegistry()
-        _multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
-    return generate_latest(REGISTRY)
-
-
-def forget_process(pid: int) -> None:
-    """Drop the live gauges of a process that has ended (its counters stay)."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if directory and Path(directory).is_dir():
-        _multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    return generate_latest(_multiprocess_registry(directory) if directory else REGISTRY)
+
+
+def totals(directory: Path) -> dict[str, float]:
+    """Each sample summed over its labels and over all processes that write to ``directory``."""
+    sums: dict[str, float] = {}
+    for family in _multiprocess_registry(directory).collect():
+        for sample in family.samples:
+            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    return sums
+
+
+def forget_process(pid: int, directory: Path) -> None:
+    """Drop the live gauges of a process that has ended (its counters stay)."""
+    if directory.is_dir():
+        _multiprocess.mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]

@@ -1,0 +1,396 @@
+"""Which stage feeds which: the only module that knows all of them.
+
+``vehicle ⇢ gateway → journal ⇢ pipeline → store ⇢ web``
+
+:class:`System` is the one-machine form: the embedded PostgreSQL (unless a DSN is given) and one
+process per gateway, pipeline and web, started, watched and stopped together.  Each process is
+``python -m services.topology ROLE INDEX SETTINGS_FILE`` and joins just the stages it needs; those are
+imported inside its role so that no process carries another's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import SecretStr
+
+from services.errors import NevstreamError, Unavailable, UsageError
+from services.lifecycle import Supervisor, end_with_parent, report, reserve_port
+from services.settings import JournalKind, Settings
+
+log = logging.getLogger(__name__)
+
+STOP_ORDER: Final = ["gateway", "pipeline", "web"]
+READY_TIMEOUT_S: Final = 120.0
+
+# Waiting for a database that is away at start: from 0.2 s up to 5 s between attempts, for ever; the
+# log says so each time the wait grows.
+_RETRY_FIRST_S: Final = 0.2
+_RETRY_MAX_S: Final = 5.0
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON values, secrets in the clear: for a file that only this user can read."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+class System:
+    """Everything on one machine, as processes.
+
+    ``on_event(name, facts)`` hears of: ``compiling`` (step, seconds), ``database``, ``migrated``,
+    ``started`` (child), ``exited``, ``ready``.  Use as a context manager, or ``start`` and ``stop``.
+    After ``start``: ``addresses`` {"mqtt": (host, port), "gbt32960": ..., "web": ...}, ``dsn``,
+    ``pids`` {"gateway-0": pid, ...}, ``start_seconds``, ``compile_seconds``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_event: Callable[[str, dict[str, Any]], None] | None = None,
+        ready_timeout_s: float = READY_TIMEOUT_S,
+    ) -> None:
+        if settings.journal.kind is JournalKind.MEMORY:
+            raise UsageError(
+                'journal.kind = "memory" cannot join processes (gateway and pipeline are two); set it to "postgres"'
+            )
+        self.settings = settings
+        self.addresses: dict[str, tuple[str, int]] = {}
+        self.dsn = ""
+        self.start_seconds = 0.0
+        self.compile_seconds = 0.0
+        self._on_event = on_event or (lambda name, facts: None)
+        self._ready_timeout_s = ready_timeout_s
+        self._held: list[socket.socket] = []
+        self._server: Any = None
+        self._supervisor: Supervisor | None = None
+        self.runtime_dir = settings.runtime_dir.absolute()
+        self.metrics_dir = self.runtime_dir / "metrics"
+
+    def __enter__(self) -> System:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the children that are running now."""
+        children = self._supervisor.children.values() if self._supervisor else ()
+        return {child.name: child.pid for child in children if child.pid is not None}
+
+    @property
+    def children_ready(self) -> bool:
+        children = self._supervisor.children.values() if self._supervisor else ()
+        return bool(children) and all(child.ready.is_set() for child in children)
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Wait until every child is up (again)."""
+        assert self._supervisor is not None
+        self._supervisor.wait_ready(timeout_s)
+
+    def start(self) -> None:
+        """Start everything and return when every process is ready; on any failure nothing is left running."""
+        begun = time.monotonic()
+        self.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.rmtree(self.metrics_dir, ignore_errors=True)
+        self.metrics_dir.mkdir(mode=0o700)
+        try:
+            self._reserve()
+            supervisor = Supervisor(
+                {"PROMETHEUS_MULTIPROC_DIR": str(self.metrics_dir), **_thread_limits()},
+                on_event=self._child_event,
+                before=self._prepare,
+                keep=self._keep_database,
+                after=self._stop_database,
+            )
+            self._supervisor = supervisor
+            # Compiling and starting PostgreSQL take a second or more each and do not need each other.
+            supervisor.begin()
+            file = self._write_settings()
+            for role, count in (
+                ("gateway", self.settings.gateway.processes),
+                ("pipeline", self.settings.pipeline.processes),
+                ("web", 1),
+            ):
+                for index in range(count):
+                    argv = [sys.executable, "-m", "services.topology", role, str(index), str(file)]
+                    supervisor.add(f"{role}-{index}", argv)
+            supervisor.wait_ready(self._ready_timeout_s)
+        except BaseException:
+            self.stop()
+            raise
+        self.start_seconds = time.monotonic() - begun
+        self._on_event("ready", {"seconds": self.start_seconds})
+
+    def stop(self, grace_s: float = 15.0) -> None:
+        """Stop in order (doors, then pipeline, web, database); returns when no process is left."""
+        if self._supervisor is not None:
+            self._supervisor.stop(STOP_ORDER, grace_s)
+            self._supervisor = None
+        for held in self._held:
+            held.close()
+        self._held.clear()
+        (self.runtime_dir / "system.json").unlink(missing_ok=True)
+
+    # -- parts of start --------------------------------------------------------------------------
+
+    def _reserve(self) -> None:
+        doors = self.settings.gateway
+        for name, host, port, wanted in (
+            ("mqtt", doors.mqtt.host, doors.mqtt.port, doors.mqtt.enabled),
+            ("gbt32960", doors.gbt32960.host, doors.gbt32960.port, doors.gbt32960.enabled),
+            ("web", self.settings.web.host, self.settings.web.port, True),
+        ):
+            if wanted:
+                setting = f"gateway.{name}.port" if name != "web" else "web.port"
+                held = reserve_port(host, port, setting)
+                self._held.append(held)
+                self.addresses[name] = (host, held.getsockname()[1])
+
+    def _prepare(self) -> None:
+        """In the supervisor's thread: compile kernels (a process of its own), meanwhile start the database."""
+        warming = _Warming(self._on_event)
+        try:
+            self._start_database()
+            from services.store.migrations import migrate
+
+            applied = migrate(self.dsn)
+            self._on_event("migrated", {"applied": applied})
+        finally:
+            self.compile_seconds = warming.finish()
+
+    def _start_database(self) -> None:
+        database = self.settings.database
+        if database.dsn is not None:
+            self.dsn = database.dsn.get_secret_value()
+            return
+        from services.store.embedded import EmbeddedServer
+
+        begun = time.monotonic()
+        self._server = EmbeddedServer(database.data_dir.absolute(), database.port)
+        self.dsn = self._server.start()
+        self._on_event("database", {"seconds": time.monotonic() - begun})
+
+    def _keep_database(self) -> None:
+        if self._server is not None and not self._server.running():
+            log.error("the embedded PostgreSQL has ended; starting it again")
+            self._on_event("exited", {"child": "postgres"})
+            self.dsn = self._server.start()
+
+    def _stop_database(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def _write_settings(self) -> Path:
+        """Settings for the children, secrets included, in a file only this user can read."""
+        values = plain(self.settings.model_dump())
+        values["database"]["dsn"] = self.dsn
+        for door in ("mqtt", "gbt32960"):
+            if door in self.addresses:
+                values["gateway"][door]["port"] = self.addresses[door][1]
+        values["web"]["port"] = self.addresses["web"][1]
+        file = self.runtime_dir / "system.json"
+        file.unlink(missing_ok=True)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            json.dump(values, out)
+        return file
+
+    def _child_event(self, child: str, event: str, facts: dict[str, Any]) -> None:
+        if event == "exited":
+            from services.metrics import forget_process
+
+            forget_process(facts["pid"], self.metrics_dir)
+        self._on_event(event, {"child": child, **facts})
+
+
+def _thread_limits() -> dict[str, str]:
+    """One BLAS thread per child: no stage multiplies matrices, and idle thread pools cost memory."""
+    return {name: os.environ.get(name, "1") for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+class _Warming:
+    """Compiles the kernels in a child, so that workers only load them from the cache on disk."""
+
+    def __init__(self, on_event: Callable[[str, dict[str, Any]], None]) -> None:
+        import subprocess
+
+        self._on_event = on_event
+        self._begun = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "services.topology", "warm"],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **_thread_limits()},
+            start_new_session=True,
+        )
+
+    def finish(self) -> float:
+        """Report each step as it comes, wait for the end; returns seconds.  Raises when a kernel fails."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._on_event("compiling", json.loads(line))
+        if self._process.wait() != 0:
+            raise NevstreamError("compiling the kernels failed; the traceback above says where")
+        return time.monotonic() - self._begun
+
+
+def warm_steps() -> list[tuple[str, Callable[[], None]]]:
+    """Every module with kernels, in the order in which a packet meets them."""
+    from schemas.gbt32960 import decode, frame
+    from schemas.mqtt import packets
+    from services.gateway import scan
+    from services.pipeline import rows, validate, vehicles
+
+    modules = (packets, frame, scan, decode, validate, vehicles, rows)
+    return [(module.__name__, module.warm) for module in modules]
+
+
+# -- roles: what runs inside a child ---------------------------------------------------------------
+
+
+async def _until_available(what: str, attempt: Callable[[], Any], stop: asyncio.Event) -> Any:
+    """Call ``attempt`` until it does not raise ``Unavailable``, ever more slowly, or ``stop`` is set."""
+    pause = _RETRY_FIRST_S
+    while not stop.is_set():
+        try:
+            return await attempt()
+        except Unavailable as error:
+            log.warning("%s: %s; trying again in %.1f s", what, error, pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+            pause = min(_RETRY_MAX_S, pause * 2)
+    return None
+
+
+def _dsn(settings: Settings) -> str:
+    assert settings.database.dsn is not None, "a worker is given its database"
+    return settings.database.dsn.get_secret_value()
+
+
+async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> None:
+    """The doors of one process: sockets in, journal out, acks back."""
+    from services.gateway.server import Gateway
+    from services.journal.postgres import PostgresJournal
+    from services.store.directory import PostgresDirectory
+
+    dsn = _dsn(settings)
+    journal = PostgresJournal(dsn, settings.journal.partitions)
+    directory = PostgresDirectory(dsn)
+    try:
+        await _until_available("journal", journal.open, stop)
+        if stop.is_set():
+            return
+        gateway = Gateway(settings, journal, directory)
+        await gateway.start()
+        report("ready", addresses=gateway.addresses, index=index)
+        await stop.wait()
+        await gateway.drain(10.0)
+    finally:
+        await directory.close()
+        await journal.close()
+
+
+async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> None:
+    """Journal to rows, for this process's share of the partitions."""
+    from services.journal.postgres import PostgresJournal
+    from services.pipeline.worker import Pipeline
+    from services.store.postgres import PostgresSink
+
+    dsn = _dsn(settings)
+    mine = [p for p in range(settings.journal.partitions) if p % settings.pipeline.processes == index]
+    journal = PostgresJournal(dsn, settings.journal.partitions)
+    sink = PostgresSink(dsn, settings)
+    try:
+        await _until_available("journal", journal.open, stop)
+        await _until_available("store", sink.open, stop)
+        if stop.is_set():
+            return
+        report("ready", partitions=mine)
+        await Pipeline(settings, journal, sink, mine).run(stop)
+    finally:
+        await sink.close()
+        await journal.close()
+
+
+async def run_web(settings: Settings, index: int, stop: asyncio.Event) -> None:
+    """The HTTP API."""
+    from services.store.queries import Queries
+    from services.web.app import create_app
+    from services.web.server import serve
+
+    queries = Queries(_dsn(settings))
+    app = create_app(settings, queries)
+    try:
+        await serve(app, settings, stop, on_ready=lambda: report("ready", index=index))
+    finally:
+        await queries.close()
+
+
+ROLES: Final = {"gateway": run_gateway, "pipeline": run_pipeline, "web": run_web}
+
+
+async def _run_role(role: str, index: int, settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await ROLES[role](settings, index, stop)
+
+
+def _warm() -> None:
+    from schemas.jit import warm
+
+    warm(warm_steps(), lambda step, seconds: print(json.dumps({"step": step, "seconds": seconds}), flush=True))
+
+
+def child_main(argv: list[str]) -> int:
+    """Entry of a child process: ``warm``, or ``ROLE INDEX SETTINGS_FILE``."""
+    logging.basicConfig(
+        level=os.environ.get("NEVSTREAM_LOG", "WARNING"),
+        format=f"%(asctime)s %(levelname)s {'-'.join(argv[:2])} %(name)s: %(message)s",
+    )
+    end_with_parent()
+    if argv == ["warm"]:
+        _warm()
+        return 0
+    role, index, file = argv
+    import uvloop
+
+    settings = Settings.read(Path(file))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run_role(role, int(index), settings))
+    except NevstreamError as error:
+        log.error("%s", error)  # noqa: TRY400 - the message says it all, a traceback would bury it
+        if not isinstance(error, Unavailable):
+            report("fatal", message=str(error))
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(child_main(sys.argv[1:]))
