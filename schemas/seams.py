@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +109,112 @@ class Sink(Protocol):
         positions (nothing is written; start again from the store), ``StoreUnavailable`` when the
         database is away (nothing is known of the outcome; start again from the store).
         """
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An answer of :class:`Queries`: ``rows`` are tuples in the order of ``columns``; times are aware, in UTC."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Any, ...]]
+
+    def dicts(self) -> list[dict[str, Any]]:
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """What the store says of itself: its newest applied migration, and the one this program was built for."""
+
+    schema_applied: str | None
+    schema_expected: str
+
+    @property
+    def current(self) -> bool:
+        return self.schema_applied == self.schema_expected
+
+
+class Queries(Protocol):
+    """What the API asks of the store.  Nothing here writes, and everything is bounded by a limit and a time-out.
+
+    Every method raises ``StoreUnavailable`` when the database is away or all connections stay busy, and
+    ``QueryTooSlow`` when the statement time-out ends the query.  ``limit`` is taken as given: the caller has
+    checked it.  An ``after`` is the key of the last row that the caller has; None starts at the beginning.
+    """
+
+    async def vehicles(self, *, prefix: str, after: str, limit: int) -> Table:
+        """Vehicles whose VIN starts with ``prefix``, by VIN, beyond ``after`` ("" = from the first)."""
+        ...
+
+    async def vehicle(self, vin: str) -> Mapping[str, Any] | None:
+        """Registry entry and last state of one vehicle; None when the VIN is not known."""
+        ...
+
+    async def latest(self, vehicle_id: int) -> Table:
+        """Every row of the newest collection time (several when a cell list is split), all columns."""
+        ...
+
+    async def telemetry(
+        self,
+        vehicle_id: int,
+        *,
+        since: datetime,
+        until: datetime,
+        columns: Sequence[str],
+        after: tuple[datetime, int, int] | None,
+        limit: int,
+    ) -> Table:
+        """Rows of [since, until) by (time, kind, part); those three columns come first, then ``columns``."""
+        ...
+
+    async def buckets(
+        self,
+        vehicle_id: int,
+        *,
+        since: datetime,
+        until: datetime,
+        bucket: timedelta,
+        time_zone: str,
+        columns: Sequence[str],
+        limit: int,
+    ) -> Table:
+        """Aggregates of [since, until) by bucket start: time, count, then per column what ``signals.aggregates`` names.
+
+        Buckets begin at local midnight of ``time_zone``; those of whole days follow its clock changes.
+        Empty buckets are left out.
+        """
+        ...
+
+    async def logins(self, vehicle_id: int, *, after: tuple[datetime, int, int, int] | None, limit: int) -> Table:
+        """Logins and logouts of a vehicle, newest first, by (received_at, partition, offset, position)."""
+        ...
+
+    async def dead_letters(
+        self,
+        *,
+        reason: int | None,
+        vin: str | None,
+        since: datetime | None,
+        until: datetime | None,
+        after: tuple[datetime, int, int, int] | None,
+        limit: int,
+    ) -> Table:
+        """Refused frames, newest first, by (received_at, partition, offset, position); without their bytes."""
+        ...
+
+    async def dead_letter(self, partition: int, offset: int, position: int) -> Mapping[str, Any] | None:
+        """One refused frame with its bytes."""
+        ...
+
+    async def overview(self, *, reporting_since: datetime) -> Mapping[str, Any]:
+        """Vehicles by what they do, totals of the ledger, newest times."""
+        ...
+
+    async def health(self) -> StoreHealth:
+        """Whether the database answers, and which schema it has."""
         ...
 
     async def close(self) -> None: ...

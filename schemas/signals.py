@@ -155,3 +155,14 @@ INDEX: Final[dict[str, int]] = {signal.name: position for position, signal in en
 SIGNAL_COUNT: Final = len(SIGNALS)
 
 assert len(INDEX) == SIGNAL_COUNT < 256, "names are unique, and a flaw names its signal in one byte"
+
+
+def aggregates(signal: Signal) -> tuple[str, ...]:
+    """What a time bucket may say of a signal: ``<name>_<aggregate>`` is the answer's field.
+
+    A quantity has its mean with the count of values it is the mean of; a code, number or count has
+    no meaningful mean; flags are joined bit by bit (a bit is set when any report had it).
+    """
+    if signal.name == "alarm_flags":
+        return ("any",)
+    return ("avg", "min", "max", "count") if signal.unit else ("min", "max")

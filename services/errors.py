@@ -8,6 +8,7 @@
      ├── Unavailable             the world is away or slow: keep the input, try again     exit code 3
      │    ├── JournalUnavailable
      │    └── StoreUnavailable
+     │         └── QueryTooSlow    the statement time-out ended a query: ask for less
      ├── PositionsMoved          another owner writes this partition: start again from the store
      ├── PortInUse               an address we were told to listen on is taken            exit code 4
      └── DataDirectoryError      the embedded database's directory cannot be used         exit code 5
@@ -41,6 +42,10 @@ class JournalUnavailable(Unavailable):
 
 
 class StoreUnavailable(Unavailable):
+    pass
+
+
+class QueryTooSlow(StoreUnavailable):
     pass
 
 
