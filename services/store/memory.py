@@ -1,0 +1,159 @@
+"""The sink in memory: the twin of :class:`services.store.postgres.PostgresSink`, for tests.
+
+Same contract, same counts: it reads the very COPY streams that the server would, so a stream that is
+wrong fails here too.  It must never be used to keep anything.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from schemas.batch import VIN_BYTES, Committed, CopyStream, DeadLetter, Login, RowBatch
+from schemas.keys import order_key, partition_of_vin
+from schemas.seams import KnownVehicles
+from services.errors import PositionsMoved, StoreUnavailable
+from services.store.columns import KEY, LEDGER, VEHICLE_STATE
+from services.store.copyformat import decode_copy
+
+Row = dict[str, Any]
+Key = tuple[Any, ...]
+
+
+class MemorySink:
+    """Tables as dictionaries: ``telemetry`` by (vehicle_id, time, kind, part), ``states`` by vehicle_id,
+    ``vehicles`` VIN → id, ``logins`` and ``dead_letters`` by (partition, offset, position), ``ledger`` by
+    partition, ``commits`` in order.  ``away = True`` makes every call raise ``StoreUnavailable``.
+    """
+
+    def __init__(self, partitions: int = 8) -> None:
+        self.partitions = partitions
+        self.away = False
+        self.telemetry: dict[Key, Row] = {}
+        self.states: dict[int, Row] = {}
+        self.vehicles: dict[str, int] = {}
+        self.logins: dict[tuple[int, int, int], Login] = {}
+        self.dead_letters: dict[tuple[int, int, int], DeadLetter] = {}
+        self.ledger: dict[int, Counter[str]] = {}
+        self.commits: list[Committed] = []
+        self._positions: dict[int, int] = {}
+
+    async def open(self) -> None:
+        self._check()
+
+    async def positions(self, partitions: Sequence[int]) -> dict[int, int]:
+        self._check()
+        return {partition: self._positions.get(partition, -1) for partition in partitions}
+
+    async def known_vehicles(self) -> KnownVehicles:
+        self._check()
+        vin = np.zeros((len(self.vehicles), VIN_BYTES), np.uint8)
+        last_key = np.zeros(len(self.vehicles), np.int64)
+        for i, (text, vehicle_id) in enumerate(self.vehicles.items()):
+            vin[i] = np.frombuffer(text.encode("ascii").ljust(VIN_BYTES, b"\0"), np.uint8)
+            state = self.states.get(vehicle_id)
+            last_key[i] = _order(state) if state else 0
+        return KnownVehicles(vin, np.fromiter(self.vehicles.values(), np.int64, len(self.vehicles)), last_key)
+
+    async def register(self, vins: Sequence[str]) -> list[int]:
+        self._check()
+        return [self.vehicles.setdefault(vin, len(self.vehicles) + 1) for vin in vins]
+
+    async def commit(self, batch: RowBatch) -> Committed:
+        """Apply ``batch`` whole or not at all; see ``schemas.seams.Sink``."""
+        self._check()
+        for partition, (previous, _) in batch.positions.items():
+            stored = self._positions.get(partition, -1)
+            if stored != previous:
+                raise PositionsMoved(
+                    f"partition {partition} is stored up to offset {stored}, this batch begins after {previous}"
+                )
+        for partition, counts in batch.counts.items():
+            if unknown := set(counts) - set(LEDGER):
+                raise ValueError(
+                    f"the ledger of partition {partition} has no column {sorted(unknown)}; it has {LEDGER}"
+                )
+        fast, late, states = _rows(batch.telemetry), _rows(batch.late), _rows(batch.states)
+        if any(_key(row) in self.telemetry for row in fast) or len({_key(row) for row in fast}) < len(fast):
+            fast, late = [], fast + late  # as the server's unique index has it; see PostgresSink.commit
+        self.telemetry.update((_key(row), row) for row in fast)
+        duplicates, conflicts = self._merge(late)
+        self._apply_states(states, duplicates + conflicts)
+        for vehicle_id in conflicts:  # the winner may be what the vehicle's state was not taken from
+            state = self.states.get(vehicle_id)
+            winner = self.telemetry.get(_key(state)) if state else None
+            if state is not None and winner is not None:
+                state.update({name: winner.get(name) for name in VEHICLE_STATE if name != "reports"})
+        for login in batch.logins:
+            self.logins.setdefault((login.partition, login.offset, login.position), login)
+        for letter in batch.dead_letters:
+            self.dead_letters.setdefault((letter.partition, letter.offset, letter.position), letter)
+        self._count(batch.counts, duplicates, conflicts)
+        self._positions.update((partition, new) for partition, (_, new) in batch.positions.items())
+        known = duplicates.total() + conflicts.total()
+        committed = Committed(len(fast) + len(late) - known, duplicates.total(), conflicts.total())
+        self.commits.append(committed)
+        return committed
+
+    async def close(self) -> None:
+        """Nothing to release; the tables stay to be looked at."""
+
+    def _merge(self, late: list[Row]) -> tuple[Counter[int], Counter[int]]:
+        """Late rows into ``telemetry``; duplicates and conflicts by vehicle."""
+        duplicates: Counter[int] = Counter()
+        conflicts: Counter[int] = Counter()
+        digests: dict[Key, set[int]] = {}
+        for row in late:
+            key, digest, vehicle_id = _key(row), row["digest"], row["vehicle_id"]
+            stored = self.telemetry.get(key)
+            seen = digests.setdefault(key, {stored["digest"]} if stored else set())
+            if stored is None:
+                self.telemetry[key] = row
+            elif digest in seen:
+                duplicates[vehicle_id] += 1
+            else:
+                conflicts[vehicle_id] += 1
+                if digest < stored["digest"]:
+                    self.telemetry[key] = row
+            seen.add(digest)
+        return duplicates, conflicts
+
+    def _apply_states(self, states: list[Row], not_new: Counter[int]) -> None:
+        for row in states:
+            vehicle_id = row["vehicle_id"]
+            stored = self.states.get(vehicle_id)
+            reports = row["reports"] - not_new[vehicle_id] + (stored["reports"] if stored else 0)
+            newest = dict(row) if stored is None or _order(row) > _order(stored) else stored
+            newest["reports"] = reports
+            self.states[vehicle_id] = newest
+
+    def _count(
+        self, counts: Mapping[int, Mapping[str, int]], duplicates: Counter[int], conflicts: Counter[int]
+    ) -> None:
+        for partition, added in counts.items():
+            self.ledger.setdefault(partition, Counter()).update(added)
+        vin_of = {vehicle_id: vin for vin, vehicle_id in self.vehicles.items()} if duplicates or conflicts else {}
+        for name, found in (("duplicates", duplicates), ("conflicts", conflicts)):
+            for vehicle_id, n in found.items():
+                line = self.ledger.setdefault(partition_of_vin(vin_of[vehicle_id], self.partitions), Counter())
+                line[name] += n
+                line["rows"] -= n
+
+    def _check(self) -> None:
+        if self.away:
+            raise StoreUnavailable("the store in memory was told to be away")
+
+
+def _rows(stream: CopyStream | None) -> list[Row]:
+    return decode_copy(stream) if stream is not None else []
+
+
+def _key(row: Row) -> Key:
+    return tuple(row[name] for name in KEY)
+
+
+def _order(row: Row) -> int:
+    return order_key(int(row["time"].timestamp()), row["kind"], row["part"])
