@@ -113,12 +113,13 @@ class Batch:
     """Decoded frames, one line per frame of a :class:`Frames` (line i is frame i).
 
     kind (n,) u8: the command id (0x02 report, 0x03 reissue, 0x01 login, ...); lines other than
-    reports carry only key, time and command · edition (n,) u8 16 or 25 · reason (n,) u8 and detail (n,) u32: why
-    the decoder refuses the frame and at which byte of it (0 = it does not) · notes (n,) i16 · time_s (n,) i64 seconds since 1970 UTC ·
-    part (n,) i16: 0, or the first cell number where a pack's cell list is split over frames of one
-    second · digest (n,) i64: 64-bit hash of the data unit · num (n, SIGNAL_COUNT) i32 and state
-    (n, SIGNAL_COUNT) u8 (``schemas.signals``; num is 0 unless VALID or SUSPECT) · var (n, 5, 2)
-    i64 spans of the variable-length columns, length 0 = absent · heap (bytes,) u8.
+    reports carry only key, time and command · edition (n,) u8 16 or 25 · reason (n,) u8 and detail
+    (n,) u32: why the decoder refuses the frame and at which byte of it (0 = it does not) · notes (n,)
+    i16 · time_s (n,) i64 seconds since 1970 UTC · part (n,) i16: 0, or the first cell number where a
+    pack's cell list is split over frames of one second · digest (n,) i64: 64-bit hash of the data
+    unit · num (n, SIGNAL_COUNT) i32 and state (n, SIGNAL_COUNT) u8 (``schemas.signals``; num is 0
+    unless VALID or SUSPECT) · var (n, 5, 2) i64 spans of the variable-length columns, length 0 =
+    absent · heap (bytes,) u8.
     ``alarm_flags`` is the one unsigned signal: its num is the DWORD reinterpreted as i32.
     """
 

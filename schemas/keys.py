@@ -28,7 +28,7 @@ def partition_of(data: U8, start: int, partitions: int) -> int:
     mixed = np.uint32(2166136261)
     for i in range(VIN_BYTES):
         mixed = np.uint32((mixed ^ np.uint32(data[start + i])) * np.uint32(16777619))
-    return np.int64(mixed ^ (mixed >> np.uint32(16))) % partitions
+    return int(mixed ^ (mixed >> np.uint32(16))) % partitions
 
 
 def partition_of_vin(vin: str, partitions: int) -> int:

@@ -22,7 +22,7 @@ CONNECTIONS = Gauge(
 )
 CONNECTIONS_REFUSED = Counter(
     "nevstream_gateway_connections_refused_total",
-    "Connections ended by the gateway, by door and cause. `limit`: raise gateway.limits.connections_max or add a process.",
+    "Connections ended by the gateway, by door and cause. `limit`: raise gateway.limits.connections_max.",
     ["door", "cause"],
 )
 BYTES_RECEIVED = Counter("nevstream_gateway_received_bytes_total", "Bytes read from vehicle sockets.", ["door"])
@@ -70,17 +70,21 @@ LAG_SECONDS = Gauge(
     "Age of the oldest frame that is durable and not yet a row. Rising: add pipeline processes, look at the database.",
     multiprocess_mode="livemax",
 )
-FRAMES_PROCESSED = Counter("nevstream_pipeline_frames_total", "Frames taken from the journal and committed.", ["command"])
+FRAMES_PROCESSED = Counter(
+    "nevstream_pipeline_frames_total", "Frames taken from the journal and committed.", ["command"]
+)
 ROWS_WRITTEN = Counter("nevstream_pipeline_rows_total", "Telemetry rows committed.", ["path"])
 DUPLICATES = Counter(
     "nevstream_pipeline_duplicates_total", "Reports that were already stored, byte for byte (resends); written once."
 )
 CONFLICTS = Counter(
     "nevstream_pipeline_conflicts_total",
-    "Reports whose vehicle, time and kind are stored with other content. Check the terminal's clock or its resend logic.",
+    "Reports whose vehicle, time and kind are stored with other content. Check the terminal's clock or resending.",
 )
 DEAD_LETTERS = Counter(
-    "nevstream_pipeline_dead_letters_total", "Frames kept as dead letters, by reason (`nevstream dead-letters`).", ["reason"]
+    "nevstream_pipeline_dead_letters_total",
+    "Frames kept as dead letters, by reason (`nevstream dead-letters`).",
+    ["reason"],
 )
 SIGNAL_FLAWS = Counter(
     "nevstream_pipeline_signal_flaws_total",

@@ -34,7 +34,7 @@ class Registry(StrEnum):
 
 class MqttAuth(StrEnum):
     OPEN = "open"
-    PASSWORD = "password"
+    PASSWORD = "password"  # noqa: S105 - the name of a policy
 
 
 class Login(StrEnum):
@@ -94,7 +94,7 @@ class Limits(Section):
     in_flight_bytes_max: int = Field(
         64 * 1024 * 1024,
         ge=1024 * 1024,
-        description="Bytes received and not yet durable, per process. At the limit sockets are not read until it falls.",
+        description="Bytes received and not yet durable, per process. At the limit sockets are not read.",
     )
     idle_timeout_s: float = Field(
         300.0, gt=0, description="A GB/T connection that is silent this long is closed; MQTT uses 1.5 x keep-alive."
@@ -114,7 +114,9 @@ class MqttDoor(Section):
     keep_alive_max_s: int = Field(
         1200, ge=5, le=65535, description="Longest keep-alive granted (MQTT 5 tells the client; 3.1.1 is held to it)."
     )
-    receive_maximum: int = Field(1000, ge=1, le=65535, description="QoS 1 messages a client may have un-acked (MQTT 5).")
+    receive_maximum: int = Field(
+        1000, ge=1, le=65535, description="QoS 1 messages a client may have un-acked (MQTT 5)."
+    )
 
 
 class GbtDoor(Section):
@@ -141,13 +143,15 @@ class Gateway(Section):
         Registry.OPEN, description="open: any well-formed VIN may send. allowlist: only vehicles in the registry."
     )
     registry_refresh_s: float = Field(5.0, gt=0, description="How often the allowlist is read again.")
-    mqtt: MqttDoor = Field(default_factory=MqttDoor, description="")
-    gbt32960: GbtDoor = Field(default_factory=GbtDoor, description="")
-    limits: Limits = Field(default_factory=Limits, description="")
+    mqtt: MqttDoor = Field(default_factory=lambda: MqttDoor(), description="")
+    gbt32960: GbtDoor = Field(default_factory=lambda: GbtDoor(), description="")
+    limits: Limits = Field(default_factory=lambda: Limits(), description="")
 
 
 class Pipeline(Section):
-    processes: int = Field(1, ge=1, le=64, description="Pipeline processes; the journal's partitions are dealt to them.")
+    processes: int = Field(
+        1, ge=1, le=64, description="Pipeline processes; the journal's partitions are dealt to them."
+    )
     batch_bytes_max: int = Field(
         8 * 1024 * 1024, ge=65536, description="Journal bytes per micro-batch. Larger is faster and later."
     )
@@ -172,18 +176,22 @@ class Settings(BaseSettings):
     """All sections.  ``Settings.read()`` is the one way in."""
 
     model_config = SettingsConfigDict(
-        env_prefix="NEVSTREAM_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
+        env_prefix="NEVSTREAM_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
     )
 
     runtime_dir: Path = Field(
         Path(".nevstream/run"), description="Where processes keep their metrics files and sockets; made when missing."
     )
     time_zone: str = Field("Asia/Shanghai", description="The fleet's local time: days of statistics begin here.")
-    database: Database = Field(default_factory=Database, description="PostgreSQL, embedded or given.")
-    journal: Journal = Field(default_factory=Journal, description="The durable log of raw frames.")
-    gateway: Gateway = Field(default_factory=Gateway, description="The doors vehicles connect to.")
-    pipeline: Pipeline = Field(default_factory=Pipeline, description="Journal to rows.")
-    web: Web = Field(default_factory=Web, description="HTTP API.")
+    database: Database = Field(default_factory=lambda: Database(), description="PostgreSQL, embedded or given.")
+    journal: Journal = Field(default_factory=lambda: Journal(), description="The durable log of raw frames.")
+    gateway: Gateway = Field(default_factory=lambda: Gateway(), description="The doors vehicles connect to.")
+    pipeline: Pipeline = Field(default_factory=lambda: Pipeline(), description="Journal to rows.")
+    web: Web = Field(default_factory=lambda: Web(), description="HTTP API.")
 
     @classmethod
     def settings_customise_sources(
@@ -211,7 +219,9 @@ class Settings(BaseSettings):
             try:
                 values = tomllib.loads(file.read_text("utf-8"))
             except OSError as error:
-                raise SettingsError(f"settings file {file}: {error.strerror}; make one with `nevstream config > {file}`") from error
+                raise SettingsError(
+                    f"settings file {file}: {error.strerror}; make one with `nevstream config > {file}`"
+                ) from error
             except tomllib.TOMLDecodeError as error:
                 raise SettingsError(f"settings file {file}: {error}") from error
         try:
@@ -221,8 +231,13 @@ class Settings(BaseSettings):
                 settings = cls.model_validate(_merged(settings.model_dump(), overrides))
             return settings
         except ValidationError as error:
-            lines = [f"  {'.'.join(str(part) for part in e['loc'])}: {e['msg']} (got {e.get('input')!r})" for e in error.errors()]
-            raise SettingsError("these settings are wrong (`nevstream config` shows every one):\n" + "\n".join(lines)) from error
+            lines = [
+                f"  {'.'.join(str(part) for part in e['loc'])}: {e['msg']} (got {e.get('input')!r})"
+                for e in error.errors()
+            ]
+            raise SettingsError(
+                "these settings are wrong (`nevstream config` shows every one):\n" + "\n".join(lines)
+            ) from error
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

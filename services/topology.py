@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -171,7 +172,11 @@ class System:
 
     def _prepare(self) -> None:
         """In the supervisor's thread: compile kernels (a process of its own), meanwhile start the database."""
-        warming = _Warming(self._on_event)
+        stamp = self.runtime_dir / "kernels.stamp"
+        known = kernel_fingerprint()
+        warming = None
+        if not stamp.exists() or stamp.read_text() != known:
+            warming = _Warming(self._on_event)
         try:
             self._start_database()
             from services.store.migrations import migrate
@@ -179,7 +184,9 @@ class System:
             applied = migrate(self.dsn)
             self._on_event("migrated", {"applied": applied})
         finally:
-            self.compile_seconds = warming.finish()
+            if warming is not None:
+                self.compile_seconds = warming.finish()
+                stamp.write_text(kernel_fingerprint())
 
     def _start_database(self) -> None:
         database = self.settings.database
@@ -258,6 +265,26 @@ class _Warming:
         return time.monotonic() - self._begun
 
 
+def kernel_fingerprint() -> str:
+    """Changes whenever numba would compile again: source files, cached files, numba, Python, kernel mode."""
+    from importlib.metadata import version
+
+    digest = hashlib.sha256(f"{version('numba')} {sys.version} {os.environ.get('NEVSTREAM_KERNELS', '')}".encode())
+    here = Path(__file__).parent
+    for folder in (here.parent / "schemas", here / "gateway", here / "pipeline"):
+        for file in sorted(folder.rglob("*")):
+            if file.suffix in (".py", ".nbi", ".nbc"):
+                about = file.stat()
+                digest.update(f"{file} {about.st_mtime_ns if file.suffix == '.py' else ''} {about.st_size}".encode())
+    return digest.hexdigest()
+
+
+def _load(steps: list[tuple[str, Callable[[], None]]]) -> None:
+    """Load this process's kernels from the cache before it says that it is ready."""
+    for _, step in steps:
+        step()
+
+
 def warm_steps() -> list[tuple[str, Callable[[], None]]]:
     """Every module with kernels, in the order in which a packet meets them."""
     from schemas.gbt32960 import decode, frame
@@ -266,7 +293,7 @@ def warm_steps() -> list[tuple[str, Callable[[], None]]]:
     from services.pipeline import rows, validate, vehicles
 
     modules = (packets, frame, scan, decode, validate, vehicles, rows)
-    return [(module.__name__, module.warm) for module in modules]
+    return [(module.__name__.removeprefix("schemas.").removeprefix("services."), module.warm) for module in modules]
 
 
 # -- roles: what runs inside a child ---------------------------------------------------------------
@@ -385,7 +412,7 @@ def child_main(argv: list[str]) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run_role(role, int(index), settings))
     except NevstreamError as error:
-        log.error("%s", error)  # noqa: TRY400 - the message says it all, a traceback would bury it
+        log.error("%s", error)
         if not isinstance(error, Unavailable):
             report("fatal", message=str(error))
         return error.exit_code

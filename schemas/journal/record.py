@@ -99,7 +99,9 @@ def _body_of(record: StoredRecord) -> tuple[int, int, bytes]:
         raise RecordError(f"{where}: {len(record.body)} bytes, shorter than its {HEADER.size}-byte header")
     magic, version, flags, count, size, crc = HEADER.unpack_from(record.body)
     if magic != MAGIC or version != VERSION:
-        raise RecordError(f"{where}: starts {magic!r} version {version}; this program reads {MAGIC!r} version {VERSION}")
+        raise RecordError(
+            f"{where}: starts {magic!r} version {version}; this program reads {MAGIC!r} version {VERSION}"
+        )
     body = record.body[HEADER.size :]
     if zlib.crc32(body) != crc:
         raise RecordError(f"{where}: the CRC-32 of its {len(body)} bytes is wrong, the record is damaged")
@@ -119,7 +121,18 @@ def decode_records(records: Sequence[StoredRecord]) -> Frames:
     """All frames of ``records``, in order, as one :class:`Frames`.  Raises :class:`RecordError`."""
     columns: dict[str, list[NDArray[np.generic]]] = {
         name: []
-        for name in ("received_us", "length", "door", "codec", "reason", "detail", "source", "partition", "offset", "position")
+        for name in (
+            "received_us",
+            "length",
+            "door",
+            "codec",
+            "reason",
+            "detail",
+            "source",
+            "partition",
+            "offset",
+            "position",
+        )
     }
     chunks: list[U8] = []
     sources: list[dict[str, str]] = []
@@ -141,12 +154,12 @@ def decode_records(records: Sequence[StoredRecord]) -> Frames:
             if flags & HAS_REFUSED:
                 columns["reason"].append(take("u1"))
                 columns["detail"].append(take("<u4"))
-                source = take("<u4")
+                source = take("<u4").astype(np.uint32)
                 (table_bytes,) = struct.unpack_from("<I", body, at)
                 at += 4
                 table = orjson.loads(body[at : at + table_bytes])
                 at += table_bytes
-                columns["source"].append(np.where(source > 0, source.astype(np.uint32) + len(sources), 0))
+                columns["source"].append(np.where(source > 0, source + np.uint32(len(sources)), 0))
                 sources += table
             else:
                 columns["reason"].append(np.zeros(n, np.uint8))

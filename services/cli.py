@@ -1,0 +1,435 @@
+"""The command ``nevstream``: what people type, and what they read on the terminal.
+
+Only talks and calls; the work is in the stages.  Stages are imported inside their command so that
+``nevstream --help`` answers at once.  Exit codes: ``services.errors``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from services.errors import NevstreamError, Unavailable, UsageError
+from services.settings import Settings, sample
+
+if TYPE_CHECKING:
+    from services.topology import System
+
+app = typer.Typer(
+    name="nevstream",
+    help="Telemetry ingestion and statistics for connected NEV fleets.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+vehicles_app = typer.Typer(help="The vehicle registry.", no_args_is_help=True)
+app.add_typer(vehicles_app, name="vehicles")
+
+out = Console()
+err = Console(stderr=True)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Settings file (default: nevstream.toml when it is there).")
+]
+ApiOption = Annotated[
+    str | None, typer.Option("--api", help="Base URL of the HTTP API (default: from the settings).", metavar="URL")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+# -- running it --------------------------------------------------------------------------------------
+
+
+def _announce(system: System) -> None:
+    """Where to look, after a start."""
+    names = {"web": "dashboard and API", "mqtt": "MQTT", "gbt32960": "GB/T 32960"}
+    table = Table.grid(padding=(0, 2))
+    for key in ("web", "mqtt", "gbt32960"):
+        if key in system.addresses:
+            host, port = system.addresses[key]
+            scheme = {"web": "http", "mqtt": "mqtt", "gbt32960": "tcp"}[key]
+            table.add_row(f"  {names[key]}", f"[bold]{scheme}://{host}:{port}[/bold]")
+    if "web" in system.addresses:
+        host, port = system.addresses["web"]
+        table.add_row("  API reference", f"http://{host}:{port}/docs")
+    out.print(table)
+
+
+def _narrate(name: str, facts: dict[str, Any]) -> None:
+    """Progress of a start, a line each."""
+    if name == "compiling":
+        if facts["seconds"] > 1.0:
+            out.print(f"  compiling (first run only): {facts['step']} {facts['seconds']:.1f} s", highlight=False)
+    elif name == "database":
+        out.print(f"  PostgreSQL started in {facts['seconds']:.1f} s", highlight=False)
+    elif name == "migrated" and facts["applied"]:
+        out.print(f"  schema: applied {', '.join(facts['applied'])}", highlight=False)
+    elif name == "exited":
+        err.print(f"  [yellow]{facts.get('child', 'a process')} ended and is started again[/yellow]")
+
+
+def _stop_event() -> threading.Event:
+    """An event that SIGINT or SIGTERM sets; a second one ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop
+
+
+def _memory_mb(pids: dict[str, int], roles: tuple[str, ...]) -> float:
+    """Resident memory (proportional share) of the processes of these roles, MB."""
+    total = 0
+    for name, pid in pids.items():
+        if name.startswith(roles):
+            try:
+                text = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
+            except OSError:  # it ended meanwhile
+                continue
+            found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+            total += int(found[1]) if found else 0
+    return total / 1024
+
+
+def _run_system(settings: Settings, seconds: float | None, fleet: Any = None) -> None:
+    """Start everything, show rates until told to stop, stop everything."""
+    from services.topology import System
+
+    stop = _stop_event()
+    out.print("[bold]nevstream[/bold] starting")
+    system = System(settings, on_event=_narrate)
+    try:
+        system.start()
+        took = f"ready in {system.start_seconds:.1f} s"
+        if system.compile_seconds > 1:
+            took += f" (compiling took {system.compile_seconds:.1f} s of it, this once)"
+        out.print(f"  [green]{took}[/green]", highlight=False)
+        _announce(system)
+        if fleet is not None:
+            fleet.start(system)
+        out.print("  Ctrl-C stops everything")
+        from services.watch import watch
+
+        watch(
+            system,
+            stop,
+            out,
+            seconds=seconds,
+            fleet=fleet,
+            memory_mb=lambda: _memory_mb(system.pids, ("gateway", "pipeline")),
+        )
+    finally:
+        if fleet is not None:
+            fleet.stop()
+        system.stop()
+    out.print("stopped; no process is left behind")
+
+
+@app.command()
+def up(
+    config: ConfigOption = None,
+    seconds: Annotated[float | None, typer.Option(help="Stop by itself after this long.")] = None,
+) -> None:
+    """Run gateway, pipeline, API and the embedded PostgreSQL on this machine."""
+    _run_system(Settings.read(config), seconds)
+
+
+@app.command()
+def demo(
+    config: ConfigOption = None,
+    vehicles: Annotated[int, typer.Option(min=1, help="Vehicles, half over MQTT and half over GB/T 32960.")] = 200,
+    period: Annotated[float, typer.Option(min=0.01, help="Seconds between two reports of a vehicle.")] = 1.0,
+    seconds: Annotated[float | None, typer.Option(help="Stop by itself after this long.")] = None,
+) -> None:
+    """`up`, and a simulated fleet that drives and charges against it."""
+    from services.watch import FleetProcess
+
+    _run_system(Settings.read(config), seconds, FleetProcess(vehicles, period))
+
+
+@app.command()
+def migrate(config: ConfigOption = None) -> None:
+    """Bring the database named in database.dsn to this version's schema."""
+    from services.store.migrations import migrate as apply
+
+    applied = apply(_database(Settings.read(config)))
+    out.print("applied " + ", ".join(applied) if applied else "nothing to do: the schema is current", highlight=False)
+
+
+@app.command()
+def config(
+    show: Annotated[
+        bool, typer.Option("--current", help="Print the settings in force, secrets masked, as JSON.")
+    ] = False,
+    file: ConfigOption = None,
+) -> None:
+    """Print the documented settings file, every option with its default."""
+    if show:
+        print(Settings.read(file).model_dump_json(indent=2))
+    else:
+        print(sample(), end="")
+
+
+# -- frames -------------------------------------------------------------------------------------------
+
+
+def _frames_of(source: str) -> list[bytes]:
+    """Frames from HEX, from a file with one hex frame a line, from raw bytes in a file, or ``-``."""
+    if source == "-":
+        content = sys.stdin.buffer.read()
+    elif Path(source).is_file():
+        content = Path(source).read_bytes()
+    else:
+        content = source.encode("ascii", "replace")
+        if not re.fullmatch(rb"(?:0x)?[0-9a-fA-F\s:]+", content):
+            raise UsageError(f"{source!r} is neither a file nor hex digits; give a frame as 2323…, or a file's path")
+    if content[:2] in (b"##", b"$$"):
+        return _split(content)
+    frames = []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        digits = re.sub(rb"[\s:]|^0x", b"", line.split(b"#", 1)[0].strip())
+        if not digits:
+            continue
+        try:
+            frames.append(bytes.fromhex(digits.decode("ascii")))
+        except ValueError as error:
+            raise UsageError(f"{source}: line {number} is not hex: {error}") from error
+    if not frames:
+        raise UsageError(f"{source}: no frame in it")
+    return frames
+
+
+def _split(stream: bytes) -> list[bytes]:
+    """The frames of a byte stream, the refused ones too; an incomplete one at the end as it is."""
+    import numpy as np
+
+    from schemas.gbt32960.frame import GARBAGE, NEED_MORE, next_frame
+
+    data = np.frombuffer(bytearray(stream), np.uint8)
+    frames, at = [], 0
+    while at < len(data):
+        kind, start, length = next_frame(data, at, len(data), len(data))
+        if kind == NEED_MORE:
+            frames.append(stream[start:])
+            break
+        if kind != GARBAGE:
+            frames.append(stream[start : start + length])
+        at = start + length
+    return frames
+
+
+@app.command()
+def decode(
+    source: Annotated[str, typer.Argument(metavar="HEX|FILE", help="A frame in hex, a file of them, or - for stdin.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Explain GB/T 32960 frames byte by byte (both editions); exit code 1 when one is not valid."""
+    from schemas.gbt32960.explain import explain
+    from schemas.gbt32960.reference import decode_frame
+
+    valid = True
+    for number, frame in enumerate(_frames_of(source)):
+        tree = decode_frame(frame)
+        valid = valid and bool(tree["bcc_ok"]) and bool(tree["length_ok"])
+        if as_json:
+            print(json.dumps(tree, ensure_ascii=False))
+            continue
+        if number:
+            out.print()
+        title = f"{tree['edition']} · command 0x{tree['cmd']:02x} · {tree['vin']} · {len(frame)} bytes"
+        table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+        for column in ("offset", "bytes", "field", "raw", "value", "unit", "clause", ""):
+            table.add_column(
+                column, justify="right" if column in ("offset", "raw", "value") else "left", overflow="fold"
+            )
+        for row in explain(frame):
+            shown = row.bytes_hex if len(row.bytes_hex) <= 24 else row.bytes_hex[:22] + "…"
+            table.add_row(
+                str(row.offset), shown, row.field, row.raw, row.value, row.unit, row.clause,
+                f"[red]{row.problem}[/red]" if row.problem else "",
+            )  # fmt: skip
+        out.print(table)
+    if not valid:
+        raise typer.Exit(1)
+
+
+# -- asking the running system -------------------------------------------------------------------------
+
+
+def _database(settings: Settings) -> str:
+    """The database of these settings, or of the system that runs from this directory."""
+    if settings.database.dsn is not None:
+        return settings.database.dsn.get_secret_value()
+    running = settings.runtime_dir / "system.json"
+    if running.exists():
+        return str(json.loads(running.read_text("utf-8"))["database"]["dsn"])
+    raise UsageError(
+        "no database: set database.dsn (NEVSTREAM_DATABASE__DSN), or start `nevstream up` in this directory"
+    )
+
+
+def _ask(api: str | None, path: str, **query: Any) -> Any:
+    """GET a JSON document of the API; problems become messages."""
+    if api is None:
+        settings = Settings.read()
+        running = settings.runtime_dir / "system.json"
+        web = json.loads(running.read_text("utf-8"))["web"] if running.exists() else settings.web.model_dump()
+        api = f"http://{web['host']}:{web['port']}"
+    words = urllib.parse.urlencode({k: v for k, v in query.items() if v is not None})
+    url = f"{api.rstrip('/')}{path}{'?' + words if words else ''}"
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--api {api!r}: give a URL that starts with http:// or https://")
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - scheme checked above
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        problem = json.loads(error.read() or b"{}")
+        told = (problem.get("title", error.reason), problem.get("detail", url), problem.get("how_to_fix", ""))
+        raise UsageError(". ".join(word.rstrip(".") for word in told if word)) from error
+    except (urllib.error.URLError, OSError) as error:
+        raise Unavailable(f"no answer from {api}: {error}; is `nevstream up` running there? (--api URL)") from error
+
+
+@vehicles_app.command("list")
+def vehicles_list(
+    search: Annotated[str | None, typer.Argument(help="Beginning of the VIN.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    api: ApiOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List vehicles with their newest report."""
+    page = _ask(api, "/v1/vehicles", search=search, limit=limit)
+    if as_json:
+        print(json.dumps(page, ensure_ascii=False))
+        return
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    shown = {
+        "VIN": "vin",
+        "last report": "last_time",
+        "SOC %": "soc_pct",
+        "km/h": "speed_kmh",
+        "V": "total_voltage_v",
+        "A": "total_current_a",
+        "km": "odometer_km",
+        "alarm": "alarm_level",
+        "reports": "reports",
+    }
+    for title in shown:
+        table.add_column(title, justify="left" if title in ("VIN", "last report") else "right")
+    for item in page["vehicles"]:
+        state = {**item, **(item.get("state") or {})}
+        table.add_row(*("" if state.get(key) is None else str(state[key]) for key in shown.values()))
+    out.print(table if page["vehicles"] else "no vehicle yet")
+
+
+@vehicles_app.command("add")
+def vehicles_add(
+    vins: Annotated[list[str], typer.Argument(help="VINs to put into the registry (allowlist).")],
+    config: ConfigOption = None,
+) -> None:
+    """Register vehicles, so that a gateway with registry = "allowlist" lets them in."""
+    from services.store.directory import add_vehicles
+
+    added = add_vehicles(_database(Settings.read(config)), vins)
+    out.print(f"{added} of {len(vins)} newly registered", highlight=False)
+
+
+@vehicles_app.command("set-password")
+def vehicles_set_password(vin: str, config: ConfigOption = None) -> None:
+    """Set a vehicle's MQTT password; it is asked for, or read from standard input."""
+    from services.store.directory import set_password
+
+    if sys.stdin.isatty():
+        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if not password:
+        raise UsageError("an empty password is no password; type one, or pipe it in on one line")
+    set_password(_database(Settings.read(config)), vin, password)
+    out.print(f"password of {vin} set", highlight=False)
+
+
+@app.command()
+def latest(vin: str, api: ApiOption = None, as_json: JsonOption = False) -> None:
+    """Show the newest report of a vehicle, every signal of it."""
+    report = _ask(api, f"/v1/vehicles/{urllib.parse.quote(vin, safe='')}/latest")
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    from schemas.signals import INDEX, SIGNALS
+
+    out.print(f"[bold]{report['vin']}[/bold]  {report['time']}", highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_column()
+    for name, value in report.get("signals", {}).items():
+        if value is not None:
+            unit = SIGNALS[INDEX[name]].unit if name in INDEX else ""
+            table.add_row(name, str(value), unit)
+    out.print(table)
+
+
+# -- load and proof --------------------------------------------------------------------------------------
+
+
+@app.command()
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Benchmark to run; none lists them.")] = None,
+    as_json: JsonOption = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A short run, for a first impression.")] = False,
+) -> None:
+    """Run a benchmark against its baseline on this machine."""
+    try:
+        runner = importlib.import_module("benchmarks.runner")
+    except ModuleNotFoundError as error:
+        if error.name not in ("benchmarks", "benchmarks.runner"):
+            raise
+        raise UsageError("benchmarks are in the source checkout, not in the package: run this from a clone") from error
+    if name is None:
+        for known, text in runner.available().items():
+            out.print(f"  [bold]{known:12}[/bold] {text}", highlight=False)
+        return
+    result = runner.run(name, quick=quick, progress=lambda line: err.print(f"  {line}", highlight=False))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        out.print(runner.table(result))
+
+
+def main() -> None:
+    """Entry point: messages instead of tracebacks for everything that is not our own mistake."""
+    logging.basicConfig(level=os.environ.get("NEVSTREAM_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except NevstreamError as error:
+        err.print(f"[red]nevstream:[/red] {error}", highlight=False, markup=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # the reader (`| head`) went away: not an error; keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
