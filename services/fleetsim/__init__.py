@@ -1,0 +1,1 @@
+"""Simulated vehicles that speak both protocols and know the truth about themselves."""
