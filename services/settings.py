@@ -54,7 +54,9 @@ class JournalKind(StrEnum):
 
 class Database(Section):
     dsn: SecretStr | None = Field(
-        None, description="PostgreSQL to use, as a libpq URL. Unset: nevstream runs its own embedded PostgreSQL."
+        None,
+        description="PostgreSQL to use, as a libpq URL. Unset: nevstream runs its own embedded PostgreSQL.",
+        examples=["postgresql://nevstream@db.example/nevstream"],
     )
     data_dir: Path = Field(
         Path(".nevstream/pg"),
@@ -231,13 +233,19 @@ class Settings(BaseSettings):
                 settings = cls.model_validate(_merged(settings.model_dump(), overrides))
             return settings
         except ValidationError as error:
-            lines = [
-                f"  {'.'.join(str(part) for part in e['loc'])}: {e['msg']} (got {e.get('input')!r})"
-                for e in error.errors()
-            ]
-            raise SettingsError(
-                "these settings are wrong (`nevstream config` shows every one):\n" + "\n".join(lines)
-            ) from error
+            lines = "\n".join(_mistake(dict(e)) for e in error.errors())
+            # the chain would carry the values themselves, secrets included
+            raise SettingsError(f"these settings are wrong (`nevstream config` shows every one):\n{lines}") from None
+
+
+_SECRET_OPTIONS = {"dsn", "platform_users"}
+
+
+def _mistake(error: Mapping[str, Any]) -> str:
+    """One wrong setting in a line; the value of one that may hold a secret is not repeated."""
+    path = [str(part) for part in error["loc"]]
+    given = "" if _SECRET_OPTIONS & set(path) else f" (got {error.get('input')!r})"
+    return f"  {'.'.join(path)}: {error['msg']}{given}"
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,7 +296,7 @@ def sample() -> str:
             if choices:
                 lines.append("# One of: " + ", ".join(choices))
             if default is None:
-                lines.append(f"#{name} = ")
+                lines.append(f"#{name} = {_toml((info.examples or [''])[0])}")
             elif isinstance(default, Mapping):
                 lines.append(f"#{name} = {{}}")
             else:
