@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_every_option_has_a_description() -> None:
     lines = sample().splitlines()
     bare = [
         line
-        for before, line in zip(lines, lines[1:], strict=False)
+        for before, line in itertools.pairwise(lines)
         if re.match(r"#\w+ = ", line) and not before.startswith("# ")
     ]
 
