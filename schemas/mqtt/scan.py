@@ -7,7 +7,7 @@ says of the same bytes.  They must never look beyond ``end``.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -27,6 +27,9 @@ ACKS_NEED_MORE: Final = 0
 ACKS_OTHER: Final = 1  # a packet other than PUBACK begins here
 ACKS_MALFORMED: Final = 2
 ACKS_FULL: Final = 3  # the output arrays are full
+
+# A byte must be widened before it is shifted; as Any, so that the arithmetic reads as plain integers do.
+_i64: Any = np.int64
 
 _PUBACK_FIRST: Final = int(PacketType.PUBACK) << 4
 _MALFORMED_PACKET: Final = int(Code.MALFORMED_PACKET)
@@ -94,7 +97,7 @@ def next_packet(data: U8, at: int, end: int, bytes_max: int) -> tuple[int, int, 
     for used in range(1, 5):
         if at + used >= end:
             return NEED_MORE, 0, 0
-        byte = np.int64(data[at + used])
+        byte = _i64(data[at + used])
         size += (byte & 0x7F) << (7 * (used - 1))
         if byte < 0x80:
             body = at + used + 1
@@ -112,7 +115,7 @@ def _text_status(data: U8, begin: int, end: int) -> int:
     wild = 0
     at = begin
     while at < end:
-        byte = np.int64(data[at])
+        byte = _i64(data[at])
         at += 1
         if byte < 0x80:
             if byte == 0:
@@ -125,7 +128,7 @@ def _text_status(data: U8, begin: int, end: int) -> int:
         more = 1 + (byte >= 0xE0) + (byte >= 0xF0)
         if at + more > end:
             return 2
-        second = np.int64(data[at])
+        second = _i64(data[at])
         # overlong forms, surrogates and code points beyond U+10FFFF all show in the second byte
         low = 0xA0 if byte == 0xE0 else (0x90 if byte == 0xF0 else 0x80)
         high = 0x9F if byte == 0xED else (0x8F if byte == 0xF4 else 0xBF)
@@ -146,7 +149,7 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
     while True:
         if at >= end:
             return _MALFORMED_PACKET, 0, 0
-        byte = np.int64(data[at])
+        byte = _i64(data[at])
         at += 1
         length |= (byte & 0x7F) << shift
         if byte < 0x80:
@@ -163,7 +166,7 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
     seen = 0
     while at < end:
         # identifiers are variable byte integers; every defined one fits a single byte
-        number = np.int64(data[at])
+        number = _i64(data[at])
         at += 1
         kind = 0  # 1 byte · 2 u16 · 4 u32 · 5 varint · 6 string · 7 binary · 8 pair
         here = True
@@ -201,7 +204,7 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
                 return _MALFORMED_PACKET, 0, 0
             value = 0
             for k in range(kind):
-                value = value << 8 | np.int64(data[at + k])
+                value = value << 8 | _i64(data[at + k])
             at += kind
         elif kind == 5:
             value = 0
@@ -209,7 +212,7 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
             while True:
                 if at >= end:
                     return _MALFORMED_PACKET, 0, 0
-                byte = np.int64(data[at])
+                byte = _i64(data[at])
                 at += 1
                 value |= (byte & 0x7F) << shift
                 if byte < 0x80:
@@ -221,7 +224,7 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
             for _ in range(2 if kind == 8 else 1):
                 if at + 2 > end:
                     return _MALFORMED_PACKET, 0, 0
-                size = np.int64(data[at]) << 8 | np.int64(data[at + 1])
+                size = _i64(data[at]) << 8 | _i64(data[at + 1])
                 at += 2
                 if at + size > end:
                     return _MALFORMED_PACKET, 0, 0
@@ -234,7 +237,7 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
             continue
         if seen >> number & 1:
             return _PROTOCOL_ERROR, 0, 0
-        seen |= np.int64(1) << number
+        seen |= _i64(1) << number
         if (number == 0x01 and value > 1) or ((number == 0x23 or number == 0x0B) and value == 0):
             return _PROTOCOL_ERROR, 0, 0
         if number == 0x23:
@@ -254,7 +257,7 @@ def publish_at(data: U8, first: int, body: int, after: int, five: bool) -> tuple
         return _MALFORMED_PACKET, 0, 0, 0, 0, 0
     if body + 2 > after:
         return _MALFORMED_PACKET, 0, 0, 0, 0, 0
-    topic_bytes = np.int64(data[body]) << 8 | np.int64(data[body + 1])
+    topic_bytes = _i64(data[body]) << 8 | _i64(data[body + 1])
     topic = body + 2
     at = topic + topic_bytes
     if at > after:
@@ -266,7 +269,7 @@ def publish_at(data: U8, first: int, body: int, after: int, five: bool) -> tuple
     if qos != 0:
         if at + 2 > after:
             return _MALFORMED_PACKET, 0, 0, 0, 0, 0
-        packet_id = np.int64(data[at]) << 8 | np.int64(data[at + 1])
+        packet_id = _i64(data[at]) << 8 | _i64(data[at + 1])
         at += 2
         if packet_id == 0:
             return _PROTOCOL_ERROR, 0, 0, 0, 0, 0
@@ -309,7 +312,7 @@ def scan_acks(data: U8, at: int, end: int, five: bool, ids: I32, codes: U8) -> t
             return n, at, ACKS_MALFORMED
         if size > 3:
             # reason string and user properties: delimited by their length; the text itself is not looked at
-            length = np.int64(data[body + 3])
+            length = _i64(data[body + 3])
             if length < 0x80 and body + 4 + length != after:
                 return n, at, ACKS_MALFORMED
         ids[n] = np.int32(data[body]) << 8 | np.int32(data[body + 1])
@@ -319,7 +322,7 @@ def scan_acks(data: U8, at: int, end: int, five: bool, ids: I32, codes: U8) -> t
 
 
 # Kernels call each other's compiled form whatever NEVSTREAM_KERNELS says.
-_next_packet = next_packet.compiled
+_next_packet = cast("Any", next_packet).compiled
 
 
 def warm() -> None:
