@@ -157,6 +157,11 @@ class Pipeline(Section):
     batch_bytes_max: int = Field(
         8 * 1024 * 1024, ge=65536, description="Journal bytes per micro-batch. Larger is faster and later."
     )
+    batch_frames_max: int = Field(
+        20_000,
+        ge=1,
+        description="Frames per micro-batch, whatever their size. Bounds the pipeline's memory, about 3 kB a frame.",
+    )
     idle_sleep_ms: float = Field(
         20.0, gt=0, description="Pause after finding the journal empty. Lower is more queries, higher is later rows."
     )
