@@ -1,0 +1,370 @@
+"""Every question the API asks of the database, by name, in plain SQL with parameters.
+
+Reads only: the sessions are read-only, and have a statement time-out.  Column names come from the
+signal catalogue, never from a request; values travel as parameters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, LiteralString
+from zoneinfo import ZoneInfo
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from schemas.seams import StoreHealth, Table
+from schemas.signals import INDEX, SIGNALS, aggregates
+from services.errors import QueryTooSlow, StoreUnavailable
+from services.store.migrations import newest_migration
+
+# What a telemetry row has besides its signals; both lists together are all that may be asked for.
+ROW_COLUMNS: Final = ("received_at", "edition", "door", "notes", "flaws", "cells", "temps", "motors", "faults", "rest")
+KEY: Final = ("time", "kind", "part")
+_COLUMNS: Final = frozenset(ROW_COLUMNS) | frozenset(INDEX)
+
+COUNT_MAX: Final = 10_000  # logins and dead letters of one vehicle are counted up to here
+
+_STATE: Final = (
+    "time", "kind", "part", "received_at", "edition", "door", "speed_kmh", "odometer_km", "soc_pct",
+    "total_voltage_v", "total_current_a", "vehicle_state", "charge_state", "alarm_level", "alarm_flags",
+    "longitude_deg", "latitude_deg", "location_valid", "reports",
+)  # fmt: skip
+
+_VEHICLE_COLUMNS: Final = sql.SQL(
+    "v.vehicle_id, v.vin, v.registered, v.first_seen_at, v.model, v.fleet, v.region, {}"
+).format(sql.SQL(", ").join(sql.SQL("s.{0}").format(sql.Identifier(name)) for name in _STATE))
+
+_VEHICLES: Final = sql.SQL(
+    """
+    SELECT {} FROM vehicles v LEFT JOIN vehicle_state s USING (vehicle_id)
+    WHERE v.vin > %(after)s AND starts_with(v.vin, %(prefix)s)
+    ORDER BY v.vin LIMIT %(limit)s
+    """
+).format(_VEHICLE_COLUMNS)
+
+_VEHICLE: Final = sql.SQL(
+    """
+    SELECT {}, v.password_hash IS NOT NULL AS has_password,
+           (SELECT count(*) FROM (SELECT 1 FROM logins l WHERE l.vehicle_id = v.vehicle_id LIMIT %(most)s) c) AS logins,
+           (SELECT count(*) FROM (SELECT 1 FROM dead_letters d WHERE d.vin = v.vin LIMIT %(most)s) c) AS dead_letters
+    FROM vehicles v LEFT JOIN vehicle_state s USING (vehicle_id)
+    WHERE v.vin = %(vin)s
+    """
+).format(_VEHICLE_COLUMNS)
+
+# The newest time is asked of the rows themselves: a split cell list has several of one time, of which
+# vehicle_state holds the last only.
+_LATEST: Final = sql.SQL(
+    """
+    SELECT {columns} FROM telemetry
+    WHERE vehicle_id = %(id)s
+      AND time = (SELECT time FROM telemetry WHERE vehicle_id = %(id)s ORDER BY time DESC LIMIT 1)
+    ORDER BY time, kind, part LIMIT 512
+    """
+).format(columns=sql.SQL(", ").join(map(sql.Identifier, (*KEY, *ROW_COLUMNS, *INDEX))))
+
+_TELEMETRY: Final = sql.SQL(
+    """
+    SELECT {columns} FROM telemetry
+    WHERE vehicle_id = %(id)s AND time >= %(since)s AND time < %(until)s
+      AND (time, kind, part) > (%(time)s, %(kind)s, %(part)s)
+    ORDER BY time, kind, part LIMIT %(limit)s
+    """
+)
+
+_BUCKETS: Final = sql.SQL(
+    """
+    SELECT {start} AS time, count(*) AS count {aggregates}
+    FROM telemetry
+    WHERE vehicle_id = %(id)s AND time >= %(since)s AND time < %(until)s
+    GROUP BY 1 ORDER BY 1 LIMIT %(limit)s
+    """
+)
+# Whole days follow the clock on the wall; shorter buckets are of equal length whatever the clock does.
+_START_DAYS: Final = sql.SQL(
+    "date_bin(%(bucket)s, time AT TIME ZONE %(zone)s, timestamp '2000-01-01') AT TIME ZONE %(zone)s"
+)
+_START: Final = sql.SQL("date_bin(%(bucket)s, time, timestamp '2000-01-01' AT TIME ZONE %(zone)s)")
+_AGGREGATES: Final[Mapping[str, LiteralString]] = {
+    "avg": "avg({column}::double precision)",  # the mean of reals as PostgreSQL has it is a double anyway
+    "min": "min({column})",
+    "max": "max({column})",
+    "count": "count({column})",
+    "any": "bit_or({column})",
+}
+
+_LOGINS: Final = sql.SQL(
+    """
+    SELECT partition, "offset", position, received_at, time, command, edition, door, vin, serial, iccid, pack_codes,
+           username
+    FROM logins
+    WHERE vehicle_id = %(id)s {beyond}
+    ORDER BY received_at DESC, partition DESC, "offset" DESC, position DESC LIMIT %(limit)s
+    """
+)
+
+_LETTER_COLUMNS: Final = sql.SQL(
+    'partition, "offset", position, received_at, reason, detail, door, codec, vin, peer, client, '
+    "length(frame) AS frame_bytes"
+)
+_DEAD_LETTERS: Final = sql.SQL(
+    """
+    SELECT {columns} FROM dead_letters WHERE true {filters} {beyond}
+    ORDER BY received_at DESC, partition DESC, "offset" DESC, position DESC LIMIT %(limit)s
+    """
+)
+_DEAD_LETTER: Final = sql.SQL(
+    """
+    SELECT {columns}, frame FROM dead_letters
+    WHERE partition = %(partition)s AND "offset" = %(offset)s AND position = %(position)s
+    """
+).format(columns=_LETTER_COLUMNS)
+_LETTER_FILTERS: Final[Mapping[str, LiteralString]] = {
+    "reason": "AND reason = %(reason)s",
+    "vin": "AND vin = %(vin)s",
+    "since": "AND received_at >= %(since)s",
+    "until": "AND received_at < %(until)s",
+}
+_BEYOND: Final = sql.SQL(
+    'AND (received_at, partition, "offset", position) < (%(time)s, %(partition)s, %(offset)s, %(position)s)'
+)
+
+# Charging is charging while parked: a hybrid's engine or a brake that feeds the pack is driving.
+_FLEET: Final = sql.SQL(
+    """
+    SELECT (SELECT count(*) FROM vehicles) AS vehicles,
+           count(*) AS ever_reported,
+           count(*) FILTER (WHERE now_on) AS reporting,
+           count(*) FILTER (WHERE now_on AND charge_state = 1) AS charging,
+           count(*) FILTER (WHERE now_on AND charge_state IS DISTINCT FROM 1 AND vehicle_state = 1) AS driving,
+           count(*) FILTER (WHERE now_on AND charge_state IS DISTINCT FROM 1 AND vehicle_state IN (2, 3)) AS parked,
+           max(time) AS newest_data_time,
+           max(received_at) AS newest_received_at
+    FROM (SELECT *, received_at >= %(reporting_since)s AS now_on FROM vehicle_state) state
+    """
+)
+_LEDGER: Final = sql.SQL(
+    """
+    SELECT coalesce(sum(frames), 0)::bigint AS frames, coalesce(sum(rows), 0)::bigint AS rows,
+           coalesce(sum(duplicates), 0)::bigint AS duplicates, coalesce(sum(conflicts), 0)::bigint AS conflicts,
+           coalesce(sum(rejected), 0)::bigint AS rejected, coalesce(sum(sessions), 0)::bigint AS sessions,
+           coalesce(sum(other), 0)::bigint AS other
+    FROM ledger
+    """
+)
+
+
+_SCHEMA: Final = sql.SQL("SELECT max(name) FROM schema_migrations")
+
+
+class _NoSchema(StoreUnavailable):
+    """The database answers, but has not been migrated; it may be any moment now."""
+
+
+class _Connections:
+    """A few read-only connections, opened when needed, the last used first."""
+
+    def __init__(self, dsn: str, most: int, connect_timeout_s: float, statement_timeout_s: float) -> None:
+        given = conninfo_to_dict(dsn)
+        timeout = f"-c statement_timeout={round(statement_timeout_s * 1000)}"
+        session = f"{timeout} -c default_transaction_read_only=on -c TimeZone=UTC"
+        given["options"] = f"{given.get('options') or ''} {session}".strip()
+        given.setdefault("application_name", "nevstream web")
+        self._given: dict[str, Any] = given
+        self._idle: list[psycopg.AsyncConnection[tuple[Any, ...]]] = []
+        self._free = asyncio.Semaphore(most)
+        self._most = most
+        self._wait_s = connect_timeout_s
+        self._closed = False
+
+    async def run(self, query: sql.SQL | sql.Composed, parameters: Mapping[str, Any]) -> Table:
+        if self._closed:
+            raise StoreUnavailable("the queries are closed: this process is stopping")
+        try:
+            await asyncio.wait_for(self._free.acquire(), self._wait_s)
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"all {self._most} database connections of the API were busy for {self._wait_s:g} s: "
+                "ask less at once, or start another API process"
+            ) from error
+        try:
+            return await self._run(query, parameters)
+        finally:
+            self._free.release()
+
+    async def _run(self, query: sql.SQL | sql.Composed, parameters: Mapping[str, Any]) -> Table:
+        while True:
+            kept = bool(self._idle)
+            connection = self._idle.pop() if kept else await self._connect()
+            try:
+                cursor = await connection.execute(query, parameters)
+                rows = await cursor.fetchall()
+                answer = Table(tuple(column.name for column in cursor.description or ()), rows)
+            except psycopg.errors.QueryCanceled as error:
+                await connection.close()
+                raise QueryTooSlow("the database ended the query after its time-out") from error
+            except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+                await connection.close()
+                raise _NoSchema("the database has not the schema of this version: run `nevstream migrate`") from error
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                await connection.close()
+                if kept:
+                    continue  # the server was restarted while the connection lay idle; reads may be asked again
+                raise StoreUnavailable(f"the database went away: {_first_line(error)}") from error
+            except BaseException:
+                await connection.close()  # cancelled or wrong: the connection's state is not known
+                raise
+            self._idle.append(connection)
+            return answer
+
+    async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        try:
+            return await asyncio.wait_for(
+                psycopg.AsyncConnection.connect(**self._given, autocommit=True, prepare_threshold=None), self._wait_s
+            )
+        except TimeoutError as error:
+            raise StoreUnavailable(f"no connection to the database within {self._wait_s:g} s") from error
+        except psycopg.OperationalError as error:
+            raise StoreUnavailable(f"no connection to the database: {_first_line(error)}") from error
+
+    async def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+class Queries:
+    """The ``Queries`` of ``schemas.seams`` on PostgreSQL.
+
+    At most ``connections_max`` queries run at once; the others wait ``connect_timeout_s`` and are then
+    refused with ``StoreUnavailable``.  A query that runs ``statement_timeout_s`` ends as ``QueryTooSlow``.
+    Connections are opened when first needed, so that the API starts while the database is away.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        connections_max: int = 8,
+        connect_timeout_s: float = 5.0,
+        statement_timeout_s: float = 15.0,
+    ) -> None:
+        self._connections = _Connections(dsn, connections_max, connect_timeout_s, statement_timeout_s)
+
+    async def vehicles(self, *, prefix: str, after: str, limit: int) -> Table:
+        return await self._connections.run(_VEHICLES, {"prefix": prefix, "after": after, "limit": limit})
+
+    async def vehicle(self, vin: str) -> Mapping[str, Any] | None:
+        return _one(await self._connections.run(_VEHICLE, {"vin": vin, "most": COUNT_MAX}))
+
+    async def latest(self, vehicle_id: int) -> Table:
+        return await self._connections.run(_LATEST, {"id": vehicle_id})
+
+    async def telemetry(
+        self,
+        vehicle_id: int,
+        *,
+        since: datetime,
+        until: datetime,
+        columns: Sequence[str],
+        after: tuple[datetime, int, int] | None,
+        limit: int,
+    ) -> Table:
+        time, kind, part = after or (since, -1, -1)
+        query = _TELEMETRY.format(columns=sql.SQL(", ").join(map(sql.Identifier, (*KEY, *_known(columns)))))
+        given = {
+            "id": vehicle_id,
+            "since": since,
+            "until": until,
+            "time": time,
+            "kind": kind,
+            "part": part,
+            "limit": limit,
+        }
+        return await self._connections.run(query, given)
+
+    async def buckets(
+        self,
+        vehicle_id: int,
+        *,
+        since: datetime,
+        until: datetime,
+        bucket: timedelta,
+        time_zone: str,
+        columns: Sequence[str],
+        limit: int,
+    ) -> Table:
+        ZoneInfo(time_zone)  # a wrong one stops here rather than in SQL
+        wanted = [
+            sql.SQL(", {} AS {}").format(
+                sql.SQL(_AGGREGATES[kind]).format(column=sql.Identifier(name)), sql.Identifier(f"{name}_{kind}")
+            )
+            for name in _known(columns)
+            for kind in aggregates(SIGNALS[INDEX[name]])
+        ]
+        start = _START if bucket % timedelta(days=1) else _START_DAYS
+        query = _BUCKETS.format(start=start, aggregates=sql.Composed(wanted))
+        given = {"id": vehicle_id, "since": since, "until": until, "bucket": bucket, "zone": time_zone, "limit": limit}
+        return await self._connections.run(query, given)
+
+    async def logins(self, vehicle_id: int, *, after: tuple[datetime, int, int, int] | None, limit: int) -> Table:
+        query = _LOGINS.format(beyond=_BEYOND if after else sql.SQL(""))
+        return await self._connections.run(query, {"id": vehicle_id, "limit": limit, **_record_key(after)})
+
+    async def dead_letters(
+        self,
+        *,
+        reason: int | None,
+        vin: str | None,
+        since: datetime | None,
+        until: datetime | None,
+        after: tuple[datetime, int, int, int] | None,
+        limit: int,
+    ) -> Table:
+        given = {"reason": reason, "vin": vin, "since": since, "until": until}
+        filters = sql.SQL(" ").join(
+            sql.SQL(_LETTER_FILTERS[name]) for name, value in given.items() if value is not None
+        )
+        query = _DEAD_LETTERS.format(columns=_LETTER_COLUMNS, filters=filters, beyond=_BEYOND if after else sql.SQL(""))
+        return await self._connections.run(query, {**given, "limit": limit, **_record_key(after)})
+
+    async def dead_letter(self, partition: int, offset: int, position: int) -> Mapping[str, Any] | None:
+        key = {"partition": partition, "offset": offset, "position": position}
+        return _one(await self._connections.run(_DEAD_LETTER, key))
+
+    async def overview(self, *, reporting_since: datetime) -> Mapping[str, Any]:
+        fleet = _one(await self._connections.run(_FLEET, {"reporting_since": reporting_since}))
+        ledger = _one(await self._connections.run(_LEDGER, {}))
+        return {**(fleet or {}), "ledger": ledger}
+
+    async def health(self) -> StoreHealth:
+        try:
+            table = await self._connections.run(_SCHEMA, {})
+        except _NoSchema:
+            return StoreHealth(None, newest_migration())
+        return StoreHealth(table.rows[0][0], newest_migration())
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+
+def _known(columns: Sequence[str]) -> Sequence[str]:
+    unknown = [name for name in columns if name not in _COLUMNS]
+    assert not unknown, f"not telemetry columns: {unknown}"  # the API checks; a request never gets here
+    return columns
+
+
+def _record_key(after: tuple[datetime, int, int, int] | None) -> dict[str, Any]:
+    return dict(zip(("time", "partition", "offset", "position"), after, strict=True)) if after else {}
+
+
+def _one(table: Table) -> Mapping[str, Any] | None:
+    return table.dicts()[0] if table.rows else None

@@ -1,0 +1,1 @@
+"""The HTTP API and its landing page; see README.md."""

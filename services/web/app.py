@@ -1,0 +1,128 @@
+"""The HTTP API: routers by noun, problem documents, security headers, gzip, and the landing page.
+
+It reads only, through the ``Queries`` seam; it opens no connection of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import FileResponse
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from schemas.seams import Queries
+from services.errors import SettingsError
+from services.settings import Settings
+from services.web import dead_letters, models, problems, system, telemetry, vehicles
+from services.web.parameters import Context
+
+STATIC: Final = Path(__file__).parent / "static"
+
+_DESCRIPTION: Final = """
+Telemetry of connected New Energy Vehicles: who reports, what they said, and which frames were refused.
+
+* Times are ISO 8601 with offset, in the fleet's time zone; a time without offset is read as that zone's.
+* Ranges are half-open: `from` is included, `to` is not.
+* Units are in the names: `speed_kmh`, `cells_v`. `/v1/signals` lists them all.
+* Lists come in pages: follow `next` until it is null.
+* Errors are `application/problem+json` and say how to fix them; parameters that a path does not have are refused.
+"""
+_TAGS: Final = [
+    {"name": "vehicles", "description": "Who is known, and the newest report of each."},
+    {"name": "telemetry", "description": "Rows of a vehicle, raw or in buckets, as JSON, CSV or Parquet."},
+    {"name": "dead letters", "description": "Refused frames: nothing is dropped silently."},
+    {"name": "system", "description": "Overview, signal catalogue, health and metrics."},
+]
+_PROBLEM: Final = {"model": models.Problem}
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    404: {**_PROBLEM, "description": "There is no such path, vehicle or dead letter"},
+    422: {**_PROBLEM, "description": "A parameter cannot be used: which, what was given, what is allowed"},
+    503: {**_PROBLEM, "description": "The database is away or too slow; see Retry-After"},
+}
+
+
+class _Headers:
+    """Security headers on every answer, and no caching of data that moves."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(problems.SECURITY_HEADERS)
+                headers.setdefault("Cache-Control", "no-cache")
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def create_app(settings: Settings, queries: Queries, now: Callable[[], datetime] = _now) -> FastAPI:
+    """The ASGI application.  It closes ``queries`` when it ends.
+
+    Raises ``SettingsError`` when ``time_zone`` is not one that this machine knows.
+    """
+    try:
+        zone = ZoneInfo(settings.time_zone)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise SettingsError(
+            f"time_zone = {settings.time_zone!r} is not a time zone of this machine: "
+            "use an IANA name such as Asia/Shanghai, and install the tzdata package if there are none"
+        ) from error
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await queries.close()
+
+    app = FastAPI(
+        title="nevstream",
+        version=_version(),
+        summary="Telemetry of connected New Energy Vehicles",
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        docs_url=None,  # Swagger UI and ReDoc come from a CDN, and this must work offline
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        responses=_RESPONSES,
+    )
+    app.state.context = Context(settings, queries, zone, now)
+    for module in (vehicles, telemetry, dead_letters, system):
+        app.include_router(module.router)
+
+    @app.get("/", include_in_schema=False)
+    async def landing_page() -> FileResponse:
+        return FileResponse(STATIC / "index.html", media_type="text/html; charset=utf-8")
+
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    problems.install(app)
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
+    app.add_middleware(_Headers)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("nevstream")
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        return "0"

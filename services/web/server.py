@@ -1,0 +1,121 @@
+"""Runs the API inside an event loop that is already there: uvicorn without its process handling.
+
+The address is bound before anything starts, so that a taken port is one clear error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import uvicorn
+
+from schemas.seams import Queries
+from services.errors import PortInUse, UsageError
+from services.settings import Settings
+from services.web.app import create_app
+
+BACKLOG: Final = 512
+REQUESTS_MAX: Final = 512  # connections and requests at once; more get 503 from uvicorn
+GRACE_S: Final = 5.0  # for requests under way when the process stops
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with signals left to the process that runs us, and an event for having started."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answering = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.answering.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.  Port 0 takes a free one.
+
+    Raises ``PortInUse`` when the address is taken, ``UsageError`` when it is not one of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise UsageError(
+            f"web.host = {host!r} is not an address: {error}; use 127.0.0.1, or 0.0.0.0 for all"
+        ) from error
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"the API cannot listen on {host}:{port}: another program does. "
+                "Stop it, or choose another port with web.port (0 takes a free one)"
+            ) from error
+        raise UsageError(
+            f"the API cannot listen on {host}:{port}: {error.strerror}; check web.host and web.port"
+        ) from error
+    return sock
+
+
+async def serve(
+    settings: Settings,
+    queries: Queries,
+    stop: asyncio.Event,
+    *,
+    sock: socket.socket | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    started: Callable[[tuple[str, int]], None] | None = None,
+) -> None:
+    """Answer requests until ``stop`` is set, then finish those under way (``GRACE_S`` at most).
+
+    Listens on ``sock``, or on ``host`` and ``port`` (default: those of ``settings.web``).  ``started``
+    is called with the address once requests are answered.  Closes ``queries`` at the end.  Raises
+    ``PortInUse`` before anything is started.
+    """
+    listening = sock or bind(settings.web.host if host is None else host, settings.web.port if port is None else port)
+    address = listening.getsockname()[:2]
+    config = uvicorn.Config(
+        create_app(settings, queries),
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=REQUESTS_MAX,
+        timeout_graceful_shutdown=round(GRACE_S),
+    )
+    server = _Server(config)
+
+    async def watch() -> None:
+        await server.answering.wait()
+        if started is not None:
+            started(address)
+        await stop.wait()
+        server.should_exit = True
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch(), name="web-stop")
+            await group.create_task(server.serve(sockets=[listening]), name="web-serve")
+            watching.cancel()
+    finally:
+        listening.close()

@@ -1,0 +1,73 @@
+"""The system itself: overview, signal catalogue, health, readiness, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from fastapi import APIRouter, Depends
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from services import metrics
+from services.web import models
+from services.web.answers import Json
+from services.web.catalogue import CATALOGUE
+from services.web.parameters import Ctx, only_known
+from services.web.problems import RETRY_AFTER_S, ProblemError
+from services.web.vehicles import REPORTING_WITHIN_S, WithinQuery
+
+router = APIRouter(tags=["system"], dependencies=[Depends(only_known)])
+
+
+@router.get("/v1/overview", response_model=models.Overview, summary="The fleet and the ledger in numbers")
+async def overview(ctx: Ctx, reporting_within_s: WithinQuery = REPORTING_WITHIN_S) -> Json:
+    """Vehicles by what they do now, and what became of every frame. Two answers give the rates between them."""
+    now = ctx.now()
+    row = await ctx.queries.overview(reporting_since=now - timedelta(seconds=reporting_within_s))
+    doing = {name: row[name] for name in ("driving", "charging", "parked")}
+    return Json(
+        {
+            "as_of": ctx.local(now),
+            "vehicles": row["vehicles"],
+            "ever_reported": row["ever_reported"],
+            "reporting_within_s": reporting_within_s,
+            "reporting": {"total": row["reporting"], **doing, "unknown": row["reporting"] - sum(doing.values())},
+            "ledger": row["ledger"],
+            "newest_data_time": ctx.local(row["newest_data_time"]),
+            "newest_received_at": ctx.local(row["newest_received_at"]),
+        }
+    )
+
+
+@router.get("/v1/signals", response_model=models.Signals, summary="Every field of a report")
+async def signals() -> Json:
+    """Names, units and codes of the fields that telemetry can be asked for."""
+    return Json({"signals": CATALOGUE, "count": len(CATALOGUE)})
+
+
+@router.get("/healthz", response_model=models.Alive, summary="Is this process alive")
+async def healthz(ctx: Ctx) -> Json:
+    """Answers as long as the process does; it asks nothing of the database."""
+    return Json({"status": "alive", "time": ctx.local(ctx.now())})
+
+
+@router.get("/readyz", response_model=models.Ready, summary="Can this process answer")
+async def readyz(ctx: Ctx) -> Json:
+    """200 when the database answers and its schema is the one this version was built for, else 503."""
+    health = await ctx.queries.health()
+    if not health.current:
+        raise ProblemError(
+            503, "schema-not-current", "The database schema is not this version's",
+            f"The newest migration applied is {health.schema_applied or 'none'}, "
+            f"this version needs {health.schema_expected}.",
+            "Run `nevstream migrate` with this version; when the schema is the newer one, update this process.",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+        )  # fmt: skip
+    return Json({"status": "ready", "schema_version": health.schema_applied})
+
+
+@router.get("/metrics", response_class=Response, summary="Metrics for Prometheus")
+async def prometheus() -> Response:
+    """Counters and gauges of every process on this machine, in Prometheus' text format."""
+    return Response(await asyncio.to_thread(metrics.exposition), media_type=CONTENT_TYPE_LATEST)
