@@ -1,0 +1,36 @@
+"""The API on a database with a small fleet in it, called without a socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from services.settings import Settings
+from services.store.queries import Queries
+from services.web.app import create_app
+from tests.web import rows
+
+
+def client_of(queries: Any, **web: Any) -> httpx.AsyncClient:
+    app = create_app(Settings.read(overrides={"web": web}), queries, now=lambda: rows.NOW)
+    # what the app raises is what its server would log: the client sees the answer
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://nevstream")
+
+
+@pytest.fixture
+async def queries(dsn: str) -> AsyncIterator[Queries]:
+    made = Queries(dsn)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def client(db: psycopg.Connection[Any], queries: Queries) -> AsyncIterator[httpx.AsyncClient]:
+    rows.fleet(db)
+    async with client_of(queries) as made:
+        yield made
