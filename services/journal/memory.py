@@ -40,9 +40,7 @@ class MemoryJournal:
         self._check()
         for partition, _ in records:
             if not 0 <= partition < self.partitions:
-                raise ValueError(
-                    f"partition {partition} is not one of the journal's {self.partitions} (0..{self.partitions - 1})"
-                )
+                raise ValueError(f"partition {partition} is not one of the journal's {self.partitions}")
         offsets = []
         for partition, body in records:
             self._records[partition].append(StoredRecord(partition, self._next, bytes(body)))

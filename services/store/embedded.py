@@ -96,6 +96,10 @@ class EmbeddedServer:
     def running(self) -> bool:
         return self._process is not None and not self._ended.is_set()
 
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Wait until the server has ended, whoever ended it; False when it still runs after ``timeout_s``."""
+        return self._ended.wait(timeout_s)
+
     def start(self) -> str:
         """Start the server, making the database first when there is none; returns its DSN.
 
