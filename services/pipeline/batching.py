@@ -1,0 +1,304 @@
+"""One micro-batch: journal records in, a :class:`RowBatch` out.  No I/O; runs in the pipeline's thread.
+
+Every frame of a record ends in exactly one of: row (a report), rejected (dead letter), session (login
+or logout), other (heartbeats and the like, which have nothing to keep).  The counts say so per
+partition, and are checked here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from schemas.gbt32960.decode import decode_frames
+
+from schemas.batch import I64, U8, U32, VIN_BYTES, Batch, Codec, CopyStream, DeadLetter, Frames, Login, RowBatch
+from schemas.gbt32960.frame import AT_VIN, FRAME_BYTES_MIN, vin_ok
+from schemas.journal.record import HEADER, RecordError, decode_records
+from schemas.reasons import CODE
+from schemas.seams import StoredRecord
+from services.pipeline.rows import TELEMETRY, VEHICLE_STATE, StreamBuffer
+from services.pipeline.sessions import PLATFORM_COMMANDS, VEHICLE_COMMANDS, clean, moment, session_of
+from services.pipeline.validate import REISSUE, REPORT, validate
+from services.pipeline.vehicles import UNKNOWN, VehicleTable, classify
+
+log = logging.getLogger(__name__)
+
+_ROWS, _REJECTED, _SESSIONS, _OTHER = range(4)
+_CLASSES: Final = ("rows", "rejected", "sessions", "other")
+_SECONDS_PER_DAY: Final = 86_400
+_STRUCTURE: Final = CODE["structure"]
+_BAD_VIN: Final = CODE["bad_vin"]
+_UNKNOWN_TOPIC: Final = CODE["unknown_topic"]
+
+
+def bounded(
+    records: Sequence[StoredRecord], frames_max: int, bytes_max: int
+) -> tuple[list[StoredRecord], list[StoredRecord]]:
+    """``records`` split in (this batch, the rest): at most so many frames and uncompressed bytes, but one record.
+
+    Read off the record headers, before anything is decompressed: a small record can hold very much.
+    """
+    frames = size = 0
+    for i, record in enumerate(records):
+        if len(record.body) >= HEADER.size:
+            _, _, _, n, body_bytes, _ = HEADER.unpack_from(record.body)
+            frames += n
+            size += body_bytes
+        if i and (frames > frames_max or size > bytes_max):
+            return list(records[:i]), list(records[i:])
+    return list(records), []
+
+
+def read_frames(records: Sequence[StoredRecord]) -> tuple[Frames, list[DeadLetter]]:
+    """Frames of all readable records, and a dead letter for each damaged one (its bytes, whole)."""
+    try:
+        return decode_records(records), []
+    except RecordError:
+        pass
+    good: list[StoredRecord] = []
+    damaged: list[DeadLetter] = []
+    for record in records:
+        try:
+            decode_records([record])
+        except RecordError as error:
+            log.error("%s; it is put aside whole as a dead letter and the reading goes on", error)
+            damaged.append(
+                DeadLetter(
+                    partition=record.partition, offset=record.offset, position=0, received=datetime.now(UTC),
+                    reason=_STRUCTURE, detail=0, door=0, codec=0, vin=None, peer=None, client=None, frame=record.body,
+                )
+            )  # fmt: skip
+        else:
+            good.append(record)
+    return decode_records(good), damaged
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A batch that is decoded and checked, its vehicles looked up but not yet all known.
+
+    why (n,) u8, detail (n,) u32: the reason a line is refused, 0 = it is not · lines, rows: reports and
+    the vehicles' logins and logouts in arrival order, with their table rows (``UNKNOWN`` = to be registered) ·
+    new_vins: what is to be registered, sorted · new_of (len(lines),): index into ``new_vins``, or -1.
+    """
+
+    frames: Frames
+    batch: Batch
+    damaged: list[DeadLetter]
+    why: U8
+    detail: U32
+    lines: I64
+    rows: I64
+    new_vins: list[str]
+    new_of: I64
+    flaws: I64
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A row batch ready to commit, and what the metrics say once it is committed."""
+
+    rows: RowBatch
+    frames: int
+    reports: int
+    oldest_us: int | None  # arrival of the oldest frame
+    kinds: Mapping[int, int]  # command id → accepted frames
+    reasons: Mapping[int, int]  # reason code → dead letters
+    flaws: I64
+    seconds: Mapping[str, float]
+
+
+def decode(
+    records: Sequence[StoredRecord], table: VehicleTable, clock_future_max_s: int, clock_past_max_days: int
+) -> Decoded:
+    """Frames to checked signals, with the vehicles that ``table`` knows."""
+    begun = time.perf_counter()
+    frames, damaged = read_frames(records)
+    unpacked = time.perf_counter()
+    batch = Batch.empty(frames.n, len(frames.data))
+    decode_frames(frames.data, frames.start, frames.length, frames.codec, frames.reason, batch)
+    flaws = validate(frames, batch, clock_future_max_s, clock_past_max_days)
+
+    known_codec = frames.codec == Codec.GBT32960
+    refused_here = np.where(known_codec, batch.reason, np.uint8(_UNKNOWN_TOPIC))
+    why = np.where(frames.reason != 0, frames.reason, refused_here).astype(np.uint8, copy=False)
+    detail = np.where(frames.reason != 0, frames.detail, np.where(known_codec, batch.detail, 0)).astype(np.uint32)
+
+    speaks = np.isin(batch.kind, (REPORT, REISSUE, *VEHICLE_COMMANDS)) & (why == 0)
+    lines = np.flatnonzero(speaks)
+    rows = table.rows(frames.data, frames.start, lines)
+    decoded = Decoded(frames, batch, damaged, why, detail, lines, rows, [], np.full(len(lines), -1, np.int64), flaws)
+    if (rows == UNKNOWN).any():
+        _find_new(decoded)
+    decoded.seconds = {"unpack": unpacked - begun, "decode": time.perf_counter() - unpacked}
+    return decoded
+
+
+def _find_new(decoded: Decoded) -> None:
+    """Fill ``new_vins`` and ``new_of``; refuse the lines whose identification cannot be a VIN."""
+    strangers = np.flatnonzero(decoded.rows == UNKNOWN)
+    at = decoded.frames.start[decoded.lines[strangers]] + AT_VIN
+    vins = np.ascontiguousarray(decoded.frames.data[at[:, None] + np.arange(VIN_BYTES)])
+    unique, inverse = np.unique(vins.view(f"S{VIN_BYTES}").reshape(-1), return_inverse=True)
+    raw = np.frombuffer(bytearray(unique.tobytes()), np.uint8)
+    good = np.array([bool(vin_ok(raw, k * VIN_BYTES)) for k in range(len(unique))])
+    index = np.where(good, np.cumsum(good) - 1, -1)
+    decoded.new_vins = [vin.decode("ascii") for vin, well in zip(unique.tolist(), good, strict=True) if well]
+    decoded.new_of[strangers] = index[inverse]
+    bad = strangers[~good[inverse]]
+    if len(bad):
+        decoded.why[decoded.lines[bad]] = _BAD_VIN
+        decoded.detail[decoded.lines[bad]] = AT_VIN
+        keep = np.ones(len(decoded.lines), bool)
+        keep[bad] = False
+        decoded.lines, decoded.rows, decoded.new_of = decoded.lines[keep], decoded.rows[keep], decoded.new_of[keep]
+
+
+class Streams:
+    """The three COPY streams of one batch; two sets take turns, one being committed, one being written."""
+
+    def __init__(self) -> None:
+        self.telemetry = StreamBuffer("telemetry", TELEMETRY, sparse=True)
+        self.late = StreamBuffer("telemetry", TELEMETRY, sparse=True)
+        self.states = StreamBuffer("vehicle_state", VEHICLE_STATE, sparse=False)
+
+
+def build(
+    decoded: Decoded,
+    new_ids: Sequence[int],
+    table: VehicleTable,
+    positions: Mapping[int, tuple[int, int]],
+    streams: Streams,
+) -> Prepared:
+    """The row batch of ``decoded``, once its new VINs have ids (``new_ids``, in the order of ``new_vins``).
+
+    Enters the new vehicles in ``table`` and moves its newest keys on.  ``positions``: partition → (previous,
+    new) offset.
+    """
+    begun = time.perf_counter()
+    frames, batch = decoded.frames, decoded.batch
+    if len(decoded.new_vins):
+        vins = np.array(decoded.new_vins, f"S{VIN_BYTES}").view(np.uint8).reshape(-1, VIN_BYTES)
+        added = table.add(vins, np.array(new_ids, np.int64))
+        fresh = decoded.rows == UNKNOWN
+        decoded.rows[fresh] = added[decoded.new_of[fresh]]
+    reporting = np.isin(batch.kind[decoded.lines], (REPORT, REISSUE))
+    sorted_out = classify(batch, decoded.lines[reporting], decoded.rows[reporting], table)
+
+    def written(buffer: StreamBuffer, lines: I64, rows: I64, reports: I64 | None = None) -> CopyStream | None:
+        return buffer.write(frames, batch, lines, table.vehicle_id[rows], reports)
+
+    telemetry = written(streams.telemetry, sorted_out.fast, sorted_out.fast_row)
+    late = written(streams.late, sorted_out.late, sorted_out.late_row)
+    states = written(streams.states, sorted_out.newest, sorted_out.newest_row, sorted_out.reports)
+
+    report_lines = decoded.lines[reporting]
+    logins = _logins(
+        decoded, dict(zip(decoded.lines[~reporting].tolist(), decoded.rows[~reporting].tolist(), strict=True)), table
+    )
+    letters = decoded.damaged + [_letter(decoded, line) for line in np.flatnonzero(decoded.why).tolist()]
+    counts = _counts(decoded, report_lines, logins, positions)
+    accepted = decoded.why == 0
+    kinds = np.bincount(batch.kind[accepted], minlength=1) if frames.n else np.zeros(1, np.int64)
+    reasons = np.bincount(decoded.why)
+    by_reason = {code: int(n) for code, n in enumerate(reasons) if code and n}
+    if decoded.damaged:
+        by_reason[_STRUCTURE] = by_reason.get(_STRUCTURE, 0) + len(decoded.damaged)
+    return Prepared(
+        rows=RowBatch(
+            telemetry=telemetry,
+            late=late,
+            states=states,
+            days=np.unique(batch.time_s[report_lines] // _SECONDS_PER_DAY).tolist(),
+            logins=logins,
+            dead_letters=letters,
+            positions=positions,
+            counts=counts,
+        ),
+        frames=frames.n + len(decoded.damaged),
+        reports=len(report_lines),
+        oldest_us=int(frames.received_us.min()) if frames.n else None,
+        kinds={kind: int(n) for kind, n in enumerate(kinds) if n},
+        reasons=by_reason,
+        flaws=decoded.flaws,
+        seconds={**decoded.seconds, "build": time.perf_counter() - begun},
+    )
+
+
+def _logins(decoded: Decoded, row_of: Mapping[int, int], table: VehicleTable) -> list[Login]:
+    """Session rows; a login whose data unit does not parse is refused here (``why`` is set)."""
+    found: list[Login] = []
+    kinds = decoded.batch.kind
+    lines = np.flatnonzero(np.isin(kinds, (*VEHICLE_COMMANDS, *PLATFORM_COMMANDS)) & (decoded.why == 0))
+    for line in lines.tolist():
+        row = row_of.get(line)
+        login = session_of(decoded.frames, decoded.batch, line, None if row is None else int(table.vehicle_id[row]))
+        if login is None:
+            decoded.why[line] = _STRUCTURE
+            decoded.detail[line] = FRAME_BYTES_MIN - 1
+        else:
+            found.append(login)
+    return found
+
+
+def _letter(decoded: Decoded, line: int) -> DeadLetter:
+    frames = decoded.frames
+    source: Mapping[str, str] = {}
+    index = int(frames.source[line])
+    if 0 < index <= len(frames.sources):
+        source = frames.sources[index - 1]
+    vin = source.get("vin") or _claimed_vin(frames, line)
+    return DeadLetter(
+        partition=int(frames.partition[line]),
+        offset=int(frames.offset[line]),
+        position=int(frames.position[line]),
+        received=moment(int(frames.received_us[line])),
+        reason=int(decoded.why[line]),
+        detail=int(decoded.detail[line]),
+        door=int(frames.door[line]),
+        codec=int(frames.codec[line]),
+        vin=clean(vin) if vin else None,
+        peer=clean(source["peer"]) if source.get("peer") else None,
+        client=clean(source["client"]) if source.get("client") else None,
+        frame=frames.frame(line),
+    )
+
+
+def _claimed_vin(frames: Frames, line: int) -> str | None:
+    """The identification in the frame's header when it has one that can be read."""
+    start, length = int(frames.start[line]), int(frames.length[line])
+    if frames.codec[line] != Codec.GBT32960 or length < AT_VIN + VIN_BYTES:
+        return None
+    code = frames.data[start + AT_VIN : start + AT_VIN + VIN_BYTES].tobytes().rstrip(b"\0")
+    return code.decode("ascii") if code and all(0x20 <= byte <= 0x7E for byte in code) else None
+
+
+def _counts(
+    decoded: Decoded, report_lines: I64, logins: Sequence[Login], positions: Mapping[int, tuple[int, int]]
+) -> dict[int, dict[str, int]]:
+    """Partition → frames and what became of them, for the ledger."""
+    what: NDArray[np.int64] = np.full(decoded.frames.n, _OTHER, np.int64)
+    what[np.isin(decoded.batch.kind, (*VEHICLE_COMMANDS, *PLATFORM_COMMANDS))] = _SESSIONS
+    what[report_lines] = _ROWS
+    what[decoded.why != 0] = _REJECTED
+    table = np.bincount(decoded.frames.partition.astype(np.int64) * len(_CLASSES) + what, minlength=len(_CLASSES))
+    counts = {partition: dict.fromkeys(("frames", *_CLASSES), 0) for partition in positions}
+    for key in np.flatnonzero(table).tolist():
+        partition, kind = divmod(key, len(_CLASSES))
+        counts[partition][_CLASSES[kind]] += int(table[key])
+    for letter in decoded.damaged:
+        counts[letter.partition]["rejected"] += 1
+    for line in counts.values():
+        line["frames"] = sum(line[name] for name in _CLASSES)
+    total = sum(line["frames"] for line in counts.values())
+    assert total == decoded.frames.n + len(decoded.damaged), f"{decoded.frames.n} frames, {total} accounted for"
+    assert sum(line["sessions"] for line in counts.values()) == len(logins)
+    return counts

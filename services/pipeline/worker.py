@@ -1,0 +1,207 @@
+"""The pipeline's loop: journal → decode → validate → streams → one transaction, with one batch ahead.
+
+While a batch is being committed, the next one is read and decoded in the pipeline's own thread.  All
+state in memory is a cache of the store.  Whenever the outcome of anything is unknown (store or journal
+away, positions moved by another owner) it is thrown away, and the work begins again from the
+store's positions: that, with the offset in the transaction, is what makes a frame count once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from schemas.batch import Committed
+from schemas.gbt32960.commands import command_name
+from schemas.reasons import reason_name
+from schemas.seams import JournalReader, Sink, StoredRecord
+from schemas.signals import SIGNALS, State
+from services import metrics
+from services.errors import JournalUnavailable, NevstreamError, PositionsMoved, StoreUnavailable
+from services.pipeline.batching import Prepared, Streams, bounded, build, decode
+from services.pipeline.vehicles import VehicleTable
+from services.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_RETRY_FIRST_S: Final = 0.2
+_RETRY_MAX_S: Final = 5.0
+# Journal bytes are compressed, and batch_bytes_max counts them as they lie there; this bounds what
+# they may unpack to. Telemetry shrinks to about a third.
+_UNPACKED_FACTOR: Final = 4
+
+_CAUSES: Final[Mapping[type[NevstreamError], str]] = {
+    StoreUnavailable: "store_unavailable",
+    JournalUnavailable: "journal_unavailable",
+    PositionsMoved: "positions_moved",
+}
+
+
+class Pipeline:
+    """Moves the frames of ``partitions`` from ``journal`` to ``sink``.  ``clock`` is Unix time in seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: JournalReader,
+        sink: Sink,
+        partitions: Sequence[int],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings.pipeline
+        self._journal = journal
+        self._sink = sink
+        self._partitions = tuple(partitions)
+        self._clock = clock
+        self._waiting: list[asyncio.Future[None]] = []
+        # arrival of the oldest frame of each batch that is prepared and not committed; and, after a
+        # restart, of the oldest that had been
+        self._in_flight_us: deque[int] = deque()
+        self._held_us: int | None = None
+        self._retry_s = _RETRY_FIRST_S
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop``; a commit under way is finished, what was only read is left for the next run."""
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="pipeline") as thread:
+                while not stop.is_set():
+                    try:
+                        await self._from_the_store(stop, thread)
+                    except tuple(_CAUSES) as error:
+                        await self._pause(error, stop)
+        finally:
+            for future in self._waiting:
+                future.cancel()
+
+    async def caught_up(self) -> None:
+        """Return once a read that began after this call has found the journal empty and all is committed."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    async def _pause(self, error: Exception, stop: asyncio.Event) -> None:
+        cause = next(name for kind, name in _CAUSES.items() if isinstance(error, kind))
+        metrics.PIPELINE_RESTARTS.labels(cause).inc()
+        log.warning("%s; beginning again from the store in %.1f s", error, self._retry_s)
+        self._show_lag()
+        await _wait(stop, self._retry_s)
+        self._retry_s = min(_RETRY_MAX_S, 2 * self._retry_s)
+
+    async def _from_the_store(self, stop: asyncio.Event, thread: ThreadPoolExecutor) -> None:
+        """One life of the in-memory state: load it, work until ``stop`` or until something is not certain."""
+        if self._in_flight_us and self._held_us is None:
+            self._held_us = min(self._in_flight_us)
+        self._in_flight_us.clear()
+        after = await self._sink.positions(self._partitions)
+        table = VehicleTable.of(await self._sink.known_vehicles())
+        turns = (Streams(), Streams())
+        unread: list[StoredRecord] = []
+        committing: asyncio.Task[None] | None = None
+        turn = 0
+        try:
+            while not stop.is_set():
+                asked, self._waiting = self._waiting, []
+                if not unread:
+                    with metrics.BATCH_SECONDS.labels("read").time():
+                        unread = await self._journal.read(after, self._settings.batch_bytes_max)
+                if not unread and committing is None:
+                    for future in asked:
+                        if not future.done():
+                            future.set_result(None)
+                    self._retry_s = _RETRY_FIRST_S
+                    self._held_us = None
+                    self._show_lag()
+                    await _wait(stop, self._settings.idle_sleep_ms / 1000)
+                    continue
+                self._waiting = asked + self._waiting
+                prepared = None
+                if unread:
+                    records, unread = bounded(
+                        unread, self._settings.batch_frames_max, _UNPACKED_FACTOR * self._settings.batch_bytes_max
+                    )
+                    prepared = await self._prepare(records, after, table, turns[turn], thread)
+                    turn = 1 - turn
+                    after.update((partition, new) for partition, (_, new) in prepared.rows.positions.items())
+                if committing is not None:
+                    before, committing = committing, None
+                    await before
+                if prepared is not None:
+                    committing = asyncio.create_task(self._commit(prepared), name="pipeline commit")
+        except asyncio.CancelledError:
+            if committing is not None:
+                committing.cancel()
+            raise
+        finally:
+            if committing is not None:
+                # at a stop, and whatever else went wrong: a commit that has begun is seen to its end
+                await committing
+
+    async def _prepare(
+        self,
+        records: list[StoredRecord],
+        after: Mapping[int, int],
+        table: VehicleTable,
+        streams: Streams,
+        thread: ThreadPoolExecutor,
+    ) -> Prepared:
+        loop = asyncio.get_running_loop()
+        settings = self._settings
+        decoded = await loop.run_in_executor(
+            thread, decode, records, table, settings.clock_future_max_s, settings.clock_past_max_days
+        )
+        ids = await self._sink.register(decoded.new_vins) if decoded.new_vins else []
+        newest = {record.partition: record.offset for record in records}  # in offset order within a partition
+        positions = {partition: (after[partition], offset) for partition, offset in newest.items()}
+        prepared = await loop.run_in_executor(thread, build, decoded, ids, table, positions, streams)
+        self._in_flight_us.append(int(self._clock() * 1e6) if prepared.oldest_us is None else prepared.oldest_us)
+        self._show_lag()
+        return prepared
+
+    async def _commit(self, prepared: Prepared) -> None:
+        with metrics.BATCH_SECONDS.labels("commit").time():
+            committed = await self._sink.commit(prepared.rows)
+        found = committed.rows + committed.duplicates + committed.conflicts
+        assert found == prepared.reports, f"{prepared.reports} reports handed over, {found} accounted for"
+        self._retry_s = _RETRY_FIRST_S
+        self._count(prepared, committed)
+
+    def _count(self, prepared: Prepared, committed: Committed) -> None:
+        """Metrics of a batch, once it is certain: a batch that is done again must not count twice."""
+        for kind, n in prepared.kinds.items():
+            metrics.FRAMES_PROCESSED.labels(command_name(kind)).inc(n)
+        refused = prepared.frames - sum(prepared.kinds.values())
+        if refused:
+            metrics.FRAMES_PROCESSED.labels("refused").inc(refused)
+        fast = prepared.rows.telemetry.rows if prepared.rows.telemetry is not None else 0
+        fast = min(fast, committed.rows)
+        metrics.ROWS_WRITTEN.labels("fast").inc(fast)
+        metrics.ROWS_WRITTEN.labels("late").inc(committed.rows - fast)
+        metrics.DUPLICATES.inc(committed.duplicates)
+        metrics.CONFLICTS.inc(committed.conflicts)
+        for code, n in prepared.reasons.items():
+            metrics.DEAD_LETTERS.labels(reason_name(code)).inc(n)
+        for state in (State.ABNORMAL, State.INVALID, State.OUT_OF_RANGE, State.SUSPECT):
+            for signal in prepared.flaws[:, state].nonzero()[0].tolist():
+                metrics.SIGNAL_FLAWS.labels(SIGNALS[signal].name, state.name.lower()).inc(
+                    int(prepared.flaws[signal, state])
+                )
+        for step, seconds in prepared.seconds.items():
+            metrics.BATCH_SECONDS.labels(step).observe(seconds)
+        metrics.SOCKET_TO_ROW_SECONDS.observe(max(0.0, self._clock() - self._in_flight_us.popleft() / 1e6))
+        self._held_us = None
+        self._show_lag()
+
+    def _show_lag(self) -> None:
+        oldest = min(self._in_flight_us, default=None) if self._held_us is None else self._held_us
+        metrics.LAG_SECONDS.set(0.0 if oldest is None else max(0.0, self._clock() - oldest / 1e6))
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
