@@ -141,7 +141,7 @@ class Queries(Protocol):
     """What the API asks of the store.  Nothing here writes, and everything is bounded by a limit and a time-out.
 
     Every method raises ``StoreUnavailable`` when the database is away or all connections stay busy, and
-    ``QueryTooSlow`` when the statement time-out ends the query.  ``limit`` is taken as given: the caller has
+    ``QueryTooSlow`` when the statement time-out ends the query, ``SchemaMissing`` before the first migration.  ``limit`` is taken as given: the caller has
     checked it.  An ``after`` is the key of the last row that the caller has; None starts at the beginning.
     """
 

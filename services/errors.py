@@ -8,7 +8,8 @@
      ├── Unavailable             the world is away or slow: keep the input, try again     exit code 3
      │    ├── JournalUnavailable
      │    └── StoreUnavailable
-     │         └── QueryTooSlow    the statement time-out ended a query: ask for less
+     │         ├── QueryTooSlow    the statement time-out ended a query: ask for less
+     │         └── SchemaMissing   the database answers but is not migrated: `nevstream migrate`
      ├── PositionsMoved          another owner writes this partition: start again from the store
      ├── PortInUse               an address we were told to listen on is taken            exit code 4
      └── DataDirectoryError      the embedded database's directory cannot be used         exit code 5
@@ -46,6 +47,10 @@ class StoreUnavailable(Unavailable):
 
 
 class QueryTooSlow(StoreUnavailable):
+    pass
+
+
+class SchemaMissing(StoreUnavailable):
     pass
 
 
