@@ -55,6 +55,8 @@ REASONS: Final[tuple[Reason, ...]] = (
            "Publish to nev/v1/{vin}/gbt32960."),
     Reason(16, "conflict", "Another frame with the same vehicle, time and kind but other content is stored.",
            "Check why the terminal sends two different reports for one second."),
+    Reason(17, "bad_login", "A platform login (0x05) whose user name or password is wrong.",
+           "Check gateway.gbt32960.platform_users against what the platform sends."),
 )  # fmt: skip
 
 BY_CODE: Final = {reason.code: reason for reason in REASONS}
