@@ -1,0 +1,175 @@
+"""What both doors share: rows opened and freed, one connection per vehicle, ends and deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import numpy as np
+
+from schemas.batch import I64
+from schemas.gbt32960.frame import AT_VIN, FRAME_BYTES_MIN
+from schemas.keys import partition_of
+from services import metrics
+from services.gateway.admission import Admission, Verdict
+from services.gateway.columns import (
+    F_ACK,
+    F_DETAIL,
+    F_LENGTH,
+    F_PARTITION,
+    F_REASON,
+    F_SLOT,
+    F_SOURCE,
+    F_START,
+    FRAME_COLUMNS,
+)
+from services.gateway.connections import Connections, State
+from services.gateway.intake import Intake
+from services.gateway.link import Link
+from services.settings import Settings
+
+log = logging.getLogger("nevstream.gateway")
+
+# A connection that we have ended has this long to take its last bytes.
+_LINGER_S: Final = 10.0
+
+
+class BaseDoor:
+    """Subclasses name themselves and bring ``scan``, ``settle``, ``handle``, ``told`` and ``ended``."""
+
+    name: str
+    number: int
+
+    def __init__(self, settings: Settings, intake: Intake, admission: Admission) -> None:
+        self.settings = settings
+        self.limits = settings.gateway.limits
+        self.intake = intake
+        self.admission = admission
+        self.rows: Connections = intake.connections
+        self.segments: list[int] = []
+        self.fresh_bytes = 0
+        self.by_vin: dict[str, Link] = {}
+        self.counts: I64 = np.zeros(3, np.int64)
+        self._open = metrics.CONNECTIONS.labels(self.name)
+        self._one: I64 = np.zeros((1, FRAME_COLUMNS), np.int64)
+
+    def factory(self) -> Link:
+        return Link(self)  # type: ignore[arg-type]  # the concrete doors complete the protocol
+
+    # -- the life of a connection ------------------------------------------------------------------
+    def opened(self, link: Link) -> None:
+        slot = self.rows.open(link, asyncio.get_running_loop().time(), self.limits.first_packet_timeout_s)
+        if slot is None:
+            self.refused("limit")
+            link.abort()
+            return
+        link.slot = slot
+        self._open.inc()
+
+    def closed(self, link: Link) -> None:
+        """The socket is gone: what it had sent is still scanned, then its row is free."""
+        if link.tick == self.intake.tick_number:
+            self.intake.tick()
+        if not link.ended_by_us and self.rows.state[link.slot] != State.CLOSING:
+            self.left_over(link)
+        self.intake.forget(link)
+        self.unbind(link)
+        self.rows.close(link.slot)
+        link.slot = -1
+        self._open.dec()
+
+    def ended(self, link: Link) -> None:
+        """The peer will send no more; answers to what it sent still go out."""
+        if link.slot < 0:
+            link.close()
+            return
+        if link.tick == self.intake.tick_number:
+            self.intake.tick()
+        if self.rows.state[link.slot] != State.CLOSING:
+            self.left_over(link)
+            self.shut(link)
+        self.intake.committer.after_commit(link.close)
+
+    def left_over(self, link: Link) -> None:
+        """The stream ended; ``link.carry`` is what never became whole."""
+
+    def shut(self, link: Link) -> None:
+        """From now on nothing that comes in counts."""
+        self.rows.state[link.slot] = State.CLOSING
+        self.rows.last_seen_s[link.slot] = self.intake.now_s
+        self.rows.timeout_s[link.slot] = _LINGER_S
+
+    def end(self, link: Link) -> None:
+        """Close a connection from our side; bytes already written still leave."""
+        if link.slot >= 0:
+            self.shut(link)
+        link.close()
+
+    def refused(self, cause: str) -> None:
+        metrics.CONNECTIONS_REFUSED.labels(self.name, cause).inc()
+
+    # -- vehicles ----------------------------------------------------------------------------------
+    def bind(self, link: Link, state: State, identification: bytes, timeout_s: float) -> None:
+        """``link`` speaks for ``identification`` (17 bytes) from now on; an older connection of the same is closed."""
+        self.unbind(link)
+        vin = identification.rstrip(b"\0").decode("ascii")
+        older = self.by_vin.get(vin)
+        self.by_vin[vin] = link
+        link.vin = vin
+        self.rows.bind(link.slot, state, identification)
+        self.alive(link, timeout_s)
+        if older is not None:
+            self.refused("taken_over")
+            self.replaced(older)
+
+    def unbind(self, link: Link) -> None:
+        if link.vin and self.by_vin.get(link.vin) is link:
+            del self.by_vin[link.vin]
+        link.vin = ""
+
+    def alive(self, link: Link, timeout_s: float) -> None:
+        """Count the connection's silence from now, against ``timeout_s``."""
+        self.rows.last_seen_s[link.slot] = self.intake.now_s
+        self.rows.timeout_s[link.slot] = timeout_s
+
+    def replaced(self, link: Link) -> None:
+        """The same vehicle has connected anew."""
+        self.end(link)
+
+    def overdue(self, link: Link) -> None:
+        """Silent for too long."""
+        self.refused("timeout")
+        self.end(link)
+
+    def unregistered(self) -> None:
+        """The registry has changed: vehicles that are no longer in it go."""
+        for vin, link in list(self.by_vin.items()):
+            if self.admission.verdict(vin) is Verdict.UNKNOWN_VIN:
+                self.refused("unknown_vin")
+                self.end(link)
+
+    # -- one frame at a time -----------------------------------------------------------------------
+    def take(self, link: Link, frame: Any, reason: int = 0, detail: int = 0, ack: int = 0, kept: Any = None) -> None:
+        """Journal one frame (a u8 array) that Python looked at, answered with ``ack`` once durable (0: not).
+
+        ``kept`` is journaled in its place when given, of the same length.
+        """
+        group = self.intake.committer.filling
+        row = self._one[0]
+        row[F_START] = 0
+        row[F_LENGTH] = len(frame)
+        row[F_SLOT] = link.slot
+        row[F_REASON] = reason
+        row[F_DETAIL] = detail
+        named = len(frame) >= FRAME_BYTES_MIN
+        row[F_PARTITION] = (
+            partition_of(frame, AT_VIN, self.rows.partitions) if named else self.rows.partition[link.slot]
+        )
+        row[F_SOURCE] = self.intake.source_of(link) if reason else 0
+        row[F_ACK] = ack
+        group.absorb(
+            frame if kept is None else kept, self._one, 1, self.number, self.intake.received_us, self.intake.now_s
+        )
+        if ack:
+            group.answer_frames(frame, self._one, 1, self.rows.serial)

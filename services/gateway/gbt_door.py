@@ -1,0 +1,220 @@
+"""GB/T 32960 over TCP: vehicle and platform links, both editions on one port.
+
+Reports stay in the kernel, which walks ``gbt_rules``; this file handles what changes a connection:
+logins, logouts, and what is answered at once (heartbeat, time sync).
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from typing import Any, Final
+
+import numpy as np
+
+from schemas.batch import I64, U8, VIN_BYTES
+from schemas.batch import Door as DoorNumber
+from schemas.gbt32960.commands import Ack, Command, Encryption
+from schemas.gbt32960.frame import AT_COMMAND, AT_ENCRYPTION, AT_LENGTH, AT_UNIT, AT_VIN, bcc, vin_ok
+from schemas.gbt32960.replies import reply, time_sync_reply
+from schemas.reasons import CODE as REASON
+from services.gateway.admission import Admission, Verdict
+from services.gateway.columns import (
+    F_ACK,
+    F_DETAIL,
+    F_REASON,
+    F_SLOT,
+    F_START,
+    REFUSED_BYTES_MAX,
+    SEG_AT,
+)
+from services.gateway.connections import State
+from services.gateway.door import BaseDoor
+from services.gateway.gbt_rules import ASK, BIND, actions, error_flags, success_flags
+from services.gateway.intake import Intake
+from services.gateway.link import Link
+from services.gateway.scan_gbt import gbt_scan
+from services.settings import AckPolicy, Login, Settings
+
+log = logging.getLogger("nevstream.gateway")
+
+_DOLLAR: Final = 0x24
+
+# Shortest data units of a login in the clear (tables 6, 21/29; 2025: no battery management system at all).
+_LOGIN_UNIT_MIN: Final = {0x23: 30, 0x24: 29}
+_PLATFORM_LOGIN_UNIT: Final = 41
+_USER: Final = slice(AT_UNIT + 8, AT_UNIT + 20)
+_PASSWORD: Final = slice(AT_UNIT + 20, AT_UNIT + 40)
+
+
+class GbtDoor(BaseDoor):
+    name = "gbt32960"
+    number = int(DoorNumber.GBT_TCP)
+
+    def __init__(self, settings: Settings, intake: Intake, admission: Admission) -> None:
+        super().__init__(settings, intake, admission)
+        gbt = settings.gateway.gbt32960
+        self._rules: U8 = actions(gbt.login is Login.REQUIRED)
+        self._success: U8 = success_flags(gbt.ack is AckPolicy.AFTER_DURABLE)
+        self._errors: U8 = error_flags()
+        self._users = {
+            user.encode(): password.get_secret_value().encode() for user, password in gbt.platform_users.items()
+        }
+
+    # -- hot path ----------------------------------------------------------------------------------
+    def scan(self, arena: U8, segments: I64) -> tuple[int, int]:
+        rows, intake = self.rows, self.intake
+        gbt_scan(
+            arena,
+            segments,
+            self.limits.frame_bytes_max,
+            rows.partitions,
+            self._rules,
+            self._success,
+            self._errors,
+            rows.state,
+            rows.vin,
+            rows.partition,
+            intake.frames,
+            intake.slow,
+            self.counts,
+        )
+        found = int(self.counts[0])
+        if found and self.admission.allowlist:
+            self._refuse_unregistered(arena, intake.frames[:found])
+        return found, int(self.counts[2])
+
+    def settle(self, frames: int) -> None:
+        if frames:
+            intake = self.intake
+            group = intake.committer.filling
+            group.absorb(intake.arena, intake.frames, frames, self.number, intake.received_us, intake.now_s)
+            group.answer_frames(intake.arena, intake.frames, frames, self.rows.serial)
+
+    def _refuse_unregistered(self, arena: U8, frames: I64) -> None:
+        """A platform speaks only for vehicles in the allowlist; a vehicle's own link was checked at its login."""
+        open_ended = np.flatnonzero((frames[:, F_REASON] == 0) & (self.rows.state[frames[:, F_SLOT]] != State.VEHICLE))
+        if not len(open_ended):
+            return
+        start = frames[open_ended, F_START]
+        vins = arena[start[:, None] + np.arange(AT_VIN, AT_VIN + VIN_BYTES)]
+        unknown = open_ended[~self.admission.known(vins.view(f"S{VIN_BYTES}")[:, 0])]
+        reason = REASON["unknown_vin"]
+        frames[unknown, F_REASON] = reason
+        frames[unknown, F_DETAIL] = AT_VIN
+        frames[unknown, F_ACK] = self._errors[reason, (arena[frames[unknown, F_START]] == _DOLLAR).astype(np.int64)]
+
+    # -- everything else ---------------------------------------------------------------------------
+    def handle(self, link: Link, segment: I64, kind: int, start: int, length: int, code: int) -> None:
+        if self.rows.state[link.slot] == State.CLOSING:
+            return
+        frame = self.intake.arena[start : start + length]
+        if kind == ASK:
+            request = frame.tobytes()
+            if code == Command.TIME_SYNC:
+                link.write(time_sync_reply(request, int(time.time())))
+            else:
+                link.write(reply(request, Ack.SUCCESS))
+        elif kind == BIND:
+            self._bind_without_login(link, segment, frame)
+        elif code == Command.LOGIN:
+            self._login(link, frame)
+        elif code == Command.PLATFORM_LOGIN:
+            self._platform_login(link, frame)
+        else:
+            self._logout(link, frame, code)
+
+    def _login(self, link: Link, frame: U8) -> None:
+        identification = frame[AT_VIN:AT_ENCRYPTION].tobytes()
+        reason, detail = self._vin_refusal(frame)
+        if self.rows.state[link.slot] == State.VEHICLE and identification != self.rows.vin[link.slot].tobytes():
+            reason, detail = REASON["foreign_vin"], AT_VIN
+        in_clear = frame[AT_ENCRYPTION] == Encryption.NONE
+        if not reason and in_clear and len(frame) < AT_UNIT + _LOGIN_UNIT_MIN[int(frame[0])] + 1:
+            reason, detail = REASON["structure"], AT_LENGTH
+        if reason:
+            self._refuse(link, frame, reason, detail)
+            return
+        self.bind(link, State.VEHICLE, identification, self.limits.idle_timeout_s)
+        self.take(link, frame, ack=Ack.SUCCESS)
+
+    def _bind_without_login(self, link: Link, segment: I64, frame: U8) -> None:
+        """The login is optional and this report came without: the link is the VIN's from here on."""
+        reason, detail = self._vin_refusal(frame)
+        if reason:
+            self._refuse(link, frame, reason, detail)
+            segment[SEG_AT] += len(frame)
+            return
+        self.bind(link, State.VEHICLE, frame[AT_VIN:AT_ENCRYPTION].tobytes(), self.limits.idle_timeout_s)
+
+    def _vin_refusal(self, frame: U8) -> tuple[int, int]:
+        """(reason, detail) for a frame whose VIN may not speak here, (0, 0) when it may."""
+        if not vin_ok(frame, AT_VIN):
+            return REASON["bad_vin"], AT_VIN
+        verdict = self.admission.verdict(frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii"))
+        # while the registry cannot be read nobody is known; the terminal tries again after a minute
+        return (0, 0) if verdict is Verdict.ADMITTED else (REASON["unknown_vin"], AT_VIN)
+
+    def _platform_login(self, link: Link, frame: U8) -> None:
+        reason, detail = 0, 0
+        kept = frame
+        if not vin_ok(frame, AT_VIN):
+            reason, detail = REASON["bad_vin"], AT_VIN
+        elif frame[AT_ENCRYPTION] != Encryption.NONE:
+            reason, detail = REASON["encrypted"], AT_ENCRYPTION
+        elif len(frame) != AT_UNIT + _PLATFORM_LOGIN_UNIT + 1:
+            reason, detail = REASON["structure"], AT_LENGTH
+        else:
+            user = frame[_USER].tobytes().rstrip(b"\0 ")
+            password = frame[_PASSWORD].tobytes().rstrip(b"\0 ")
+            expected = self._users.get(user)
+            # compared even for an unknown user, so that the time taken does not tell which users exist
+            right = hmac.compare_digest(password, expected if expected is not None else b"\0")
+            if expected is None or not right:
+                reason, detail = REASON["bad_login"], AT_UNIT + 8
+            kept = _masked(frame)
+        if reason:
+            self._refuse(link, frame, reason, detail, kept)
+            return
+        self.unbind(link)
+        self.rows.state[link.slot] = State.PLATFORM
+        link.client = frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii")
+        self.alive(link, self.limits.idle_timeout_s)
+        self.take(link, frame, ack=Ack.SUCCESS, kept=kept)
+
+    def _logout(self, link: Link, frame: U8, command: int) -> None:
+        identification = frame[AT_VIN:AT_ENCRYPTION].tobytes()
+        if command == Command.LOGOUT and identification != self.rows.vin[link.slot].tobytes():
+            self._refuse(link, frame, REASON["foreign_vin"], AT_VIN)
+            return
+        self.take(link, frame, ack=Ack.SUCCESS)
+        self.unbind(link)
+        self.rows.state[link.slot] = State.NEW
+        self.alive(link, self.limits.idle_timeout_s)
+
+    def _refuse(self, link: Link, frame: U8, reason: int, detail: int, kept: Any = None) -> None:
+        ack = int(self._errors[reason, int(frame[0] == _DOLLAR)])
+        self.take(link, frame, reason, detail, ack, kept)
+        # an attempt was made: the peer has until the idle timeout to make a better one
+        if self.rows.state[link.slot] == State.NEW:
+            self.alive(link, self.limits.idle_timeout_s)
+
+    # -- endings -----------------------------------------------------------------------------------
+    def left_over(self, link: Link) -> None:
+        if link.carry:
+            rest = np.frombuffer(bytearray(link.carry[:REFUSED_BYTES_MAX]), np.uint8)
+            self.take(link, rest, REASON["bad_length"], min(AT_LENGTH, len(rest)))
+            self.intake.forget(link)
+            self.intake.committer.kick()
+
+    def shut_down(self, link: Link) -> None:
+        self.end(link)
+
+
+def _masked(frame: U8) -> U8:
+    """A platform login with its password blotted out and the check byte made right: secrets are not journaled."""
+    masked = frame.copy()
+    masked[_PASSWORD] = ord("*")
+    masked[-1] = bcc(masked, AT_COMMAND, len(masked) - 1)
+    return masked

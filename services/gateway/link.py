@@ -1,0 +1,114 @@
+"""One connection's socket: bytes into the shared arena, answers out, reading held back when it must be.
+
+What the bytes mean is the door's business.  A link never copies received bytes into an object of its
+own, but for an incomplete packet that waits for its rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    from services.gateway.intake import Door, Intake
+
+# Reasons for not reading a socket; it is read while none is set.
+HELD: Final = 1  # too much waits for the journal
+BLOCKED: Final = 2  # the peer does not take its answers
+WAITING: Final = 4  # a password is being verified
+
+READ_BYTES: Final = 64 * 1024
+# While held back each connection is read once more before it notices; little, as there may be many.
+READ_HELD_BYTES: Final = 256
+# Answers the peer has not taken before we stop reading from it.
+WRITE_HIGH_BYTES: Final = 64 * 1024
+
+
+class Link(asyncio.BufferedProtocol):
+    """A connection of ``door``.  ``slot`` is its row in ``Connections``, -1 before and after."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.intake: Intake = door.intake
+        self.slot = -1
+        self.vin = ""  # the vehicle or platform it speaks for, once proven
+        self.client = ""  # MQTT client id
+        self.peer = ""
+        self.carry = b""  # an incomplete packet
+        self.tick = -1  # the tick in which it has a segment, and which
+        self.segment = 0
+        self.source: tuple[Any, int] = (None, 0)  # the group in which it is named as a source, and its number there
+        self.ended_by_us = False
+        self.extra: Any = None  # what the door keeps per connection
+        self._at = 0
+        self._pauses = 0
+        self._transport: asyncio.Transport | None = None
+
+    # -- asyncio -----------------------------------------------------------------------------------
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        name = transport.get_extra_info("peername")
+        self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) and len(name) >= 2 else ""
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self.door.opened(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the arena decides
+        intake = self.intake
+        at = intake.cursor
+        if self.carry and self.tick != intake.tick_number:
+            carried = len(self.carry)
+            intake.view[at : at + carried] = self.carry
+            at += carried
+        self._at = at
+        return intake.view[at : at + (READ_HELD_BYTES if intake.held else READ_BYTES)]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.intake.received(self, self._at, nbytes)
+
+    def eof_received(self) -> bool:
+        self.door.ended(self)
+        return True  # answers to what came before still go out; the door closes behind them
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the peer's ways of going do not differ
+        if self.slot >= 0:
+            self.door.closed(self)
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        self.pause(BLOCKED)
+
+    def resume_writing(self) -> None:
+        self.resume(BLOCKED)
+
+    # -- for the door ------------------------------------------------------------------------------
+    def write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """End the connection once what was written has left."""
+        self.ended_by_us = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End the connection now, whatever the peer has not taken."""
+        self.ended_by_us = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause(self, why: int) -> None:
+        if not self._pauses and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._pauses |= why
+
+    def resume(self, why: int) -> None:
+        if not self._pauses & why:
+            return
+        self._pauses &= ~why
+        if not self._pauses and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    @property
+    def closing(self) -> bool:
+        return self._transport is None or self._transport.is_closing()

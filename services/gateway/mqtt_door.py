@@ -1,0 +1,299 @@
+"""The MQTT listener: sessions of vehicles that publish under their own VIN, MQTT 3.1.1 and 5, QoS 0 and 1.
+
+It is not a broker: nothing is routed between clients, nothing is retained, no session outlives its
+connection.  Publishes stay in the kernel; this file is about everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from schemas.batch import I64, U8
+from schemas.batch import Door as DoorNumber
+from schemas.mqtt.packets import (
+    PINGRESP,
+    Connect,
+    Will,
+    connect_version,
+    encode_connack,
+    encode_disconnect,
+    encode_suback,
+    encode_unsuback,
+    parse_connect,
+    parse_disconnect,
+    parse_subscribe,
+    parse_unsubscribe,
+)
+from schemas.mqtt.topics import is_own_downlink
+from schemas.mqtt.wire import V5, V311, Code, MqttError, PacketType
+from services.gateway.admission import Admission, Verdict, is_vin
+from services.gateway.columns import ACK_COLUMNS
+from services.gateway.connections import State
+from services.gateway.door import BaseDoor
+from services.gateway.intake import Intake
+from services.gateway.link import WAITING, Link
+from services.gateway.scan_mqtt import FOREIGN_TOPIC, VIOLATION, mqtt_scan
+from services.settings import MqttAuth, Settings
+
+log = logging.getLogger("nevstream.gateway")
+
+_FILTERS_MAX: Final = 16
+
+_REFUSAL: Final = {
+    Verdict.UNKNOWN_VIN: (
+        Code.NOT_AUTHORIZED,
+        "unknown_vin",
+        "the VIN is not in the registry: import the vehicle first",
+    ),
+    Verdict.BAD_PASSWORD: (Code.BAD_USER_NAME_OR_PASSWORD, "bad_password", "wrong user name (the VIN) or password"),
+    Verdict.CANNOT_SAY: (Code.SERVER_UNAVAILABLE, "store_away", "the registry cannot be read now: try again later"),
+}
+
+# What a client is told when it breaks the protocol.
+_VIOLATIONS: Final = {
+    Code.MALFORMED_PACKET: "a packet that cannot be parsed",
+    Code.PROTOCOL_ERROR: "a packet that is not allowed here",
+    Code.PACKET_TOO_LARGE: "the packet is larger than maximum packet size (gateway.limits.packet_bytes_max)",
+    Code.QOS_NOT_SUPPORTED: "QoS 2 is not supported: publish with QoS 0 or 1",
+    Code.RETAIN_NOT_SUPPORTED: "nothing is retained here: publish without the retain flag",
+    Code.TOPIC_ALIAS_INVALID: "topic aliases are not supported: topic alias maximum is 0",
+    Code.TOPIC_NAME_INVALID: "a topic name may not hold wildcards",
+    Code.RECEIVE_MAXIMUM_EXCEEDED: "more publishes un-acknowledged than receive maximum (gateway.mqtt.receive_maximum)",
+}
+
+
+@dataclass(slots=True)
+class Session:
+    """What a connected client asked for in its CONNECT and since."""
+
+    version: int
+    will: Will | None
+    packet_bytes_max: int
+    filters: set[str] = field(default_factory=set)
+
+
+class MqttDoor(BaseDoor):
+    name = "mqtt"
+    number = int(DoorNumber.MQTT)
+
+    def __init__(self, settings: Settings, intake: Intake, admission: Admission) -> None:
+        super().__init__(settings, intake, admission)
+        self.mqtt = settings.gateway.mqtt
+        self._limits: I64 = np.array(
+            [self.limits.packet_bytes_max, self.limits.frame_bytes_max, self.mqtt.receive_maximum], np.int64
+        )
+        self._acks: I64 = np.empty((len(intake.frames), ACK_COLUMNS), np.int64)
+        self._verifications: set[asyncio.Task[None]] = set()
+
+    # -- hot path ----------------------------------------------------------------------------------
+    def scan(self, arena: U8, segments: I64) -> tuple[int, int]:
+        rows, intake = self.rows, self.intake
+        mqtt_scan(
+            arena,
+            segments,
+            self._limits,
+            rows.state,
+            rows.five,
+            rows.vin,
+            rows.partition,
+            rows.unacked,
+            intake.frames,
+            self._acks,
+            intake.slow,
+            self.counts,
+        )
+        return int(self.counts[0]), int(self.counts[2])
+
+    def settle(self, frames: int) -> None:
+        intake = self.intake
+        group = intake.committer.filling
+        if frames:
+            group.absorb(intake.arena, intake.frames, frames, self.number, intake.received_us, intake.now_s)
+        acks = int(self.counts[1])
+        if acks:
+            group.answer_publishes(self._acks, acks, self.rows.serial, self.rows.unacked)
+
+    # -- everything else ---------------------------------------------------------------------------
+    def handle(self, link: Link, segment: I64, kind: int, start: int, length: int, code: int) -> None:  # noqa: ARG002
+        if self.rows.state[link.slot] == State.CLOSING:
+            return
+        if kind == PacketType.PINGREQ:
+            link.write(PINGRESP)
+            return
+        if kind == VIOLATION:
+            self._violated(link, Code(code), _VIOLATIONS.get(Code(code), "a packet that is not allowed here"))
+            return
+        if kind == FOREIGN_TOPIC:
+            self.refused("foreign_topic")
+            self._disconnect(link, Code.NOT_AUTHORIZED, "a vehicle publishes under its own VIN only")
+            return
+        body = bytes(self.intake.view[start : start + length])
+        try:
+            match kind:
+                case PacketType.CONNECT:
+                    self._connect(link, body)
+                case PacketType.SUBSCRIBE:
+                    self._subscribe(link, body)
+                case PacketType.UNSUBSCRIBE:
+                    self._unsubscribe(link, body)
+                case _:
+                    self._client_disconnects(link, body)
+        except MqttError as error:
+            if kind == PacketType.CONNECT:
+                self._connect_violated(link, body, error)
+            else:
+                self._violated(link, error.code, str(error))
+
+    def _connect(self, link: Link, body: bytes) -> None:
+        connect = parse_connect(body)
+        five = connect.version == V5
+        self.rows.five[link.slot] = five
+        link.client = connect.client_id[:128]
+        link.extra = Session(
+            connect.version, connect.will, int(connect.properties.get("maximum_packet_size", 0)) or 1 << 28
+        )
+        if "authentication_method" in connect.properties:
+            self._refuse(
+                link, connect.version, Code.BAD_AUTHENTICATION_METHOD, "auth_method", "use a user name and a password"
+            )
+            return
+        if not connect.client_id and not connect.clean_start and not five:
+            text = "an empty client identifier needs clean session (3.1.1, clause 3.1.3.1)"
+            self._refuse(link, connect.version, Code.CLIENT_IDENTIFIER_NOT_VALID, "client_id", text)
+            return
+        username = connect.username or ""
+        if self.mqtt.auth is MqttAuth.PASSWORD:
+            if not is_vin(username):
+                text = "the user name is not a VIN of 17 characters"
+                self._refuse(link, connect.version, Code.BAD_USER_NAME_OR_PASSWORD, "bad_password", text)
+                return
+            vin = username
+        else:
+            vin = next((text for text in (username, connect.client_id) if is_vin(text)), "")
+            if not vin:
+                text = "neither the user name nor the client identifier is a VIN of 17 characters: vehicles only"
+                self._refuse(link, connect.version, Code.CLIENT_IDENTIFIER_NOT_VALID, "not_a_vehicle", text)
+                return
+        verdict = self.admission.verdict(vin)
+        if verdict is not Verdict.ADMITTED:
+            self._refuse(link, connect.version, *_REFUSAL[verdict])
+        elif self.mqtt.auth is MqttAuth.PASSWORD:
+            self.rows.state[link.slot] = State.WAITING
+            self.rows.timeout_s[link.slot] = np.inf
+            link.pause(WAITING)
+            task = asyncio.get_running_loop().create_task(self._verify(link, connect, vin), name=f"verify {vin}")
+            self._verifications.add(task)
+            task.add_done_callback(self._verifications.discard)
+        else:
+            self._accept(link, connect, vin)
+
+    async def _verify(self, link: Link, connect: Connect, vin: str) -> None:
+        verdict = await self.admission.verify(vin, connect.password)
+        if link.slot < 0 or self.rows.state[link.slot] != State.WAITING:
+            return  # the client did not wait
+        if verdict is Verdict.ADMITTED:
+            self._accept(link, connect, vin)
+            link.resume(WAITING)
+            self.intake.feed(link, b"")  # what it sent behind its CONNECT
+        else:
+            self._refuse(link, connect.version, *_REFUSAL[verdict])
+
+    def _accept(self, link: Link, connect: Connect, vin: str) -> None:
+        longest_s = self.mqtt.keep_alive_max_s
+        granted_s = min(connect.keep_alive_s or longest_s, longest_s)
+        self.bind(link, State.VEHICLE, vin.encode("ascii"), 1.5 * granted_s)
+        values: dict[str, Any] = {}
+        if connect.version == V5:
+            if connect.properties.get("session_expiry_interval"):
+                values["session_expiry_interval"] = 0
+            values["receive_maximum"] = self.mqtt.receive_maximum
+            values["maximum_qos"] = 1
+            values["retain_available"] = 0
+            values["maximum_packet_size"] = self.limits.packet_bytes_max
+            if not connect.client_id:
+                link.client = values["assigned_client_identifier"] = f"nevstream-{vin}"
+            values["topic_alias_maximum"] = 0
+            values["subscription_identifier_available"] = 0
+            values["shared_subscription_available"] = 0
+            if granted_s != connect.keep_alive_s:
+                values["server_keep_alive"] = granted_s
+        link.write(encode_connack(connect.version, Code.SUCCESS, values))
+
+    def _refuse(self, link: Link, version: int, code: Code, cause: str, text: str) -> None:
+        self.refused(cause)
+        answer = encode_connack(version, code, {"reason_string": text})
+        if len(answer) > link.extra.packet_bytes_max:
+            answer = encode_connack(version, code)
+        link.write(answer)
+        self.end(link)
+
+    def _connect_violated(self, link: Link, body: bytes, error: MqttError) -> None:
+        """Answer a CONNECT that cannot be accepted: in the version it asks for, as far as that can be read."""
+        self.refused("violation")
+        version = V5 if connect_version(body) >= V5 else V311
+        # 3.1.1 has a return code for a wrong level only; anything else is met by closing (clause 3.1.4)
+        if version == V5 or error.code == Code.UNSUPPORTED_PROTOCOL_VERSION:
+            link.write(encode_connack(version, error.code, {"reason_string": str(error)[:200]}))
+        self.end(link)
+
+    def _subscribe(self, link: Link, body: bytes) -> None:
+        session: Session = link.extra
+        asked = parse_subscribe(body, session.version)
+        if "subscription_identifier" in asked.properties:
+            raise MqttError(Code.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED, "subscription identifiers are not supported")
+        codes: list[int] = []
+        for topic_filter, options in asked.filters:
+            if topic_filter.startswith("$share/"):
+                codes.append(Code.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)
+            elif not is_own_downlink(topic_filter, link.vin):
+                codes.append(Code.NOT_AUTHORIZED)
+            elif len(session.filters) >= _FILTERS_MAX and topic_filter not in session.filters:
+                codes.append(Code.QUOTA_EXCEEDED)
+            else:
+                session.filters.add(topic_filter)
+                codes.append(min(options & 3, 1))
+        link.write(encode_suback(asked.packet_id, codes, session.version))
+
+    def _unsubscribe(self, link: Link, body: bytes) -> None:
+        session: Session = link.extra
+        asked = parse_unsubscribe(body, session.version)
+        had = [topic_filter in session.filters for topic_filter in asked.filters]
+        session.filters.difference_update(asked.filters)
+        codes = [Code.SUCCESS if one else Code.NO_SUBSCRIPTION_EXISTED for one in had]
+        link.write(encode_unsuback(asked.packet_id, codes, session.version))
+
+    def _client_disconnects(self, link: Link, body: bytes) -> None:
+        session: Session = link.extra
+        if parse_disconnect(body, session.version).code != Code.DISCONNECT_WITH_WILL:
+            session.will = None
+        self.end(link)
+
+    # -- endings -----------------------------------------------------------------------------------
+    def _violated(self, link: Link, code: Code, text: str) -> None:
+        self.refused("violation")
+        self._disconnect(link, code, text)
+
+    def _disconnect(self, link: Link, code: Code, text: str) -> None:
+        """Tell an MQTT 5 client why, then close; 3.1.1 has no server DISCONNECT."""
+        session: Session | None = link.extra
+        if session is not None and session.version == V5 and self.rows.state[link.slot] == State.VEHICLE:
+            answer = encode_disconnect(V5, code, {"reason_string": text[:200]})
+            if len(answer) > session.packet_bytes_max:
+                answer = encode_disconnect(V5, code)
+            link.write(answer)
+        self.end(link)
+
+    def replaced(self, link: Link) -> None:
+        self._disconnect(link, Code.SESSION_TAKEN_OVER, "the same vehicle has connected again")
+
+    def overdue(self, link: Link) -> None:
+        self.refused("timeout")
+        self._disconnect(link, Code.KEEP_ALIVE_TIMEOUT, "nothing came for 1.5 x keep alive")
+
+    def shut_down(self, link: Link) -> None:
+        self._disconnect(link, Code.SERVER_SHUTTING_DOWN, "the gateway is stopping: connect again")

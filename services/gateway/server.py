@@ -1,0 +1,179 @@
+"""The gateway of one process: doors opened, deadlines kept, everything flushed before it goes.
+
+``start`` binds and returns; ``drain`` stops accepting, makes durable what has arrived, answers it and
+closes.  It must never answer a frame that the journal does not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from typing import Final
+
+from schemas.seams import JournalWriter, VehicleDirectory
+from services import metrics
+from services.errors import PortInUse, SettingsError
+from services.gateway import gather, scan_gbt, scan_mqtt
+from services.gateway.admission import Admission
+from services.gateway.commit import Committer
+from services.gateway.connections import Connections, State
+from services.gateway.gbt_door import GbtDoor
+from services.gateway.intake import Intake
+from services.gateway.mqtt_door import MqttDoor
+from services.settings import Settings
+
+log = logging.getLogger("nevstream.gateway")
+
+_SWEEP_S: Final = 0.5
+_BACKLOG: Final = 4096
+# Entries (frames, acks) a kernel lists before Python must empty the table.
+_ENTRIES_MIN: Final = 65_536
+
+
+class Gateway:
+    """``addresses`` holds (host, port) of each open door, "mqtt" and "gbt32960", after ``start``."""
+
+    def __init__(self, settings: Settings, journal: JournalWriter, directory: VehicleDirectory) -> None:
+        self.addresses: dict[str, tuple[str, int]] = {}
+        self._settings = settings
+        self._journal = journal
+        self._directory = directory
+        self._servers: list[asyncio.Server] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Bind every enabled door.  Raises ``PortInUse`` or ``SettingsError``, with nothing left open."""
+        loop = asyncio.get_running_loop()
+        settings = self._settings
+        limits = settings.gateway.limits
+        self._connections = Connections(limits.connections_max, settings.journal.partitions)
+        self._committer = Committer(
+            self._journal,
+            self._connections,
+            settings.journal.partitions,
+            limits.in_flight_bytes_max,
+            loop.time,
+            lambda held: self._intake.hold(held),
+        )
+        self._intake = Intake(
+            self._connections,
+            self._committer,
+            packet_bytes_max=max(limits.packet_bytes_max, limits.frame_bytes_max),
+            carry_bytes_max=limits.in_flight_bytes_max,
+            entries_max=max(_ENTRIES_MIN, limits.packet_bytes_max // 2 + 2),
+            loop=loop,
+        )
+        self._admission = Admission(settings.gateway, self._directory, self._registry_changed)
+        self.mqtt = MqttDoor(settings, self._intake, self._admission)
+        self.gbt32960 = GbtDoor(settings, self._intake, self._admission)
+        self._intake.doors = [self.mqtt, self.gbt32960]
+        await self._admission.start()
+        try:
+            for door, wanted in ((self.mqtt, settings.gateway.mqtt), (self.gbt32960, settings.gateway.gbt32960)):
+                if wanted.enabled:
+                    await self._listen(door, wanted.host, wanted.port)
+        except BaseException:
+            await self._stop_listening()
+            await self._admission.stop()
+            raise
+        self._tasks = [
+            asyncio.create_task(self._committer.run(), name="gateway commits"),
+            asyncio.create_task(self._sweep(), name="gateway deadlines"),
+        ]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Accept no more, make durable and answer what has arrived, close.
+
+        What the journal has not taken within ``timeout_s`` is not answered: its senders send it again.
+        """
+        await self._stop_listening()
+        await self._admission.stop()
+        links = self._connections.all()
+        for link in links:
+            link.pause(1 << 30)
+        self._intake.tick()
+        try:
+            await asyncio.wait_for(self._committer.flushed(), timeout_s)
+        except TimeoutError:
+            log.error(
+                "stopping with %d bytes that the journal did not take within %.1f s; none of them was answered, "
+                "so their senders will send them again",
+                self._committer.in_flight_bytes,
+                timeout_s,
+            )
+        for link in links:
+            if link.slot >= 0:
+                link.door.shut_down(link)
+        for task in self._tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        # a round of the loop or two lets transports send their last bytes and report their end
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for link in self._connections.all():
+            link.abort()
+        await asyncio.sleep(0)
+        metrics.READING_PAUSED.set(0)
+        metrics.IN_FLIGHT_BYTES.set(0)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def wait(self) -> None:
+        """Returns never; raises what ends the gateway's own tasks, which is always a fault of ours."""
+        await asyncio.gather(*self._tasks)
+
+    async def _listen(self, door: MqttDoor | GbtDoor, host: str, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        shared = self._settings.gateway.processes > 1
+        where = f"gateway.{door.name}"
+        try:
+            server = await loop.create_server(
+                door.factory, host, port, backlog=_BACKLOG, reuse_address=True, reuse_port=shared or None
+            )
+        except OSError as error:
+            variable = f"NEVSTREAM_GATEWAY__{door.name.upper()}__PORT"
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUse(
+                    f"{host}:{port} is in use by another program: stop it, or set {where}.port ({variable}) "
+                    "to a free one"
+                ) from error
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise SettingsError(
+                f"cannot listen on {host}:{port} ({reason}): check {where}.host and {where}.port"
+            ) from error
+        self._servers.append(server)
+        address = server.sockets[0].getsockname()
+        self.addresses[door.name] = (address[0], address[1])
+        log.info("listening for %s on %s:%d", door.name, address[0], address[1])
+
+    async def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    async def _sweep(self) -> None:
+        """Close what has been silent for too long; one pass over an array, no timer per connection."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            if self._intake.held:
+                continue  # it is we who do not listen
+            for link in self._connections.overdue(loop.time()):
+                if self._connections.state[link.slot] == State.CLOSING:
+                    link.abort()
+                else:
+                    link.door.overdue(link)
+
+    def _registry_changed(self) -> None:
+        self.mqtt.unregistered()
+        self.gbt32960.unregistered()
+
+
+def warm() -> None:
+    """Compile every kernel of the gateway."""
+    gather.warm()
+    scan_mqtt.warm()
+    scan_gbt.warm()
