@@ -3,7 +3,7 @@
 CREATE TABLE vehicles (
     vehicle_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     -- COLLATE "C": a prefix search uses the index whatever the database's locale
-    vin           text COLLATE "C" NOT NULL UNIQUE CHECK (length(vin) BETWEEN 1 AND 17),
+    vin           text COLLATE "C" NOT NULL UNIQUE CHECK (vin ~ '^[ -~]{1,17}$'),
     registered    boolean NOT NULL DEFAULT false,  -- in the registry (the allowlist)
     password_hash text,                            -- argon2; NULL: no password
     first_seen_at timestamptz,                     -- NULL: imported, has not reported yet

@@ -7,38 +7,23 @@ function that keeps offsets in order are in ``schemas/sql/0003_journal.sql``.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from schemas.seams import StoredRecord
 from services import metrics
+from services.database import Connection, Line
 from services.errors import JournalUnavailable, SettingsError, UsageError
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-Connection = psycopg.AsyncConnection[Any]
-
 # An append waits behind those of other gateways and for the disk; past this it is given up, and tried again.
-_STATEMENT_TIMEOUT_S: Final = 10.0
-_CONNECT_TIMEOUT_S: Final = 5
-# After a failed connection the next attempt waits 0.1 s, doubling up to 2 s; callers meanwhile hear at once
-# that the journal is away, and keep their frames.
-_BACKOFF_FIRST_S: Final = 0.1
-_BACKOFF_MAX_S: Final = 2.0
+_TIMEOUT_S: Final = 10.0
 
 # Looked at per partition and read: enough of small records to fill a batch, few enough that a reader far
 # behind does not walk its whole backlog to take the first eight megabytes of it.
 _RECORDS_PER_PARTITION_MAX: Final = 1024
-
-# Lost connections, time-outs, a full disk (OperationalError); a server that has become a standby (InternalError).
-_AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, TimeoutError)
 
 _APPEND: Final = "SELECT journal_append(%b::integer[], %b::bytea[])"
 
@@ -71,8 +56,14 @@ class PostgresJournal:
 
     def __init__(self, dsn: str, partitions: int) -> None:
         self.partitions = partitions
-        self._writer = _Line(dsn, "nevstream journal writer", read_only=False)
-        self._reader = _Line(dsn, "nevstream journal reader", read_only=True)
+        # synchronous_commit is not left to the server's configuration: it is what makes an acknowledgement true.
+        self._writer = Line(dsn, "nevstream journal writer", JournalUnavailable, _TIMEOUT_S, synchronous_commit="on")
+        # Day partitions are chosen while the plan runs, so one plan serves all offsets. enable_seqscan: a plan
+        # made while a day is empty must not read the whole of it later.
+        self._reader = Line(
+            dsn, "nevstream journal reader", JournalUnavailable, _TIMEOUT_S,
+            plan_cache_mode="force_generic_plan", enable_seqscan="off", jit="off",
+        )  # fmt: skip
 
     async def open(self) -> None:
         """Check that the journal has this many partitions, or fix it so when it has none yet.
@@ -150,71 +141,3 @@ class PostgresJournal:
         row = await cursor.fetchone()
         assert row is not None
         return int(row[0])
-
-
-class _Line:
-    """One connection that is replaced when it is lost; one statement at a time, each its own transaction."""
-
-    def __init__(self, dsn: str, name: str, *, read_only: bool) -> None:
-        self._dsn, self._name = dsn, name
-        given = conninfo_to_dict(dsn).get("options") or ""
-        # Not left to the server's configuration: this is what makes an acknowledgement true.
-        durable = "off" if read_only else "on"
-        self._options = (
-            f"{given} -c statement_timeout={round(_STATEMENT_TIMEOUT_S * 1000)} -c synchronous_commit={durable}"
-            # Day partitions are chosen while the plan runs; a plan made for one set of offsets serves all.
-            " -c jit=off -c plan_cache_mode=force_generic_plan"
-        )
-        self._connection: Connection | None = None
-        self._lock = asyncio.Lock()
-        self._failures = 0
-        self._not_before = 0.0
-        self._why = ""
-
-    async def call(self, run: Callable[[Connection], Awaitable[T]]) -> T:
-        """``run`` with the connection.  Raises ``JournalUnavailable``; the connection is then a new one next time."""
-        async with self._lock:
-            try:
-                connection = await self._connected()
-                async with asyncio.timeout(_STATEMENT_TIMEOUT_S + 5.0):
-                    return await run(connection)
-            except _AWAY as error:
-                await self._drop()
-                why = str(error).strip() or "no answer"
-                raise JournalUnavailable(f"the journal is away ({self._name}): {why}") from error
-            except BaseException:
-                # Cancelled or worse in the middle of a statement: its outcome is unknown, the connection is not reused.
-                await self._drop()
-                raise
-
-    async def close(self) -> None:
-        async with self._lock:
-            await self._drop()
-
-    async def _connected(self) -> Connection:
-        if self._connection is not None and not self._connection.closed:
-            return self._connection
-        if time.monotonic() < self._not_before:
-            raise psycopg.OperationalError(self._why)
-        try:
-            self._connection = await psycopg.AsyncConnection.connect(
-                self._dsn,
-                autocommit=True,
-                connect_timeout=_CONNECT_TIMEOUT_S,
-                application_name=self._name,
-                options=self._options,
-            )
-        except psycopg.OperationalError as error:
-            pause = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**self._failures)
-            self._failures += 1
-            self._not_before = time.monotonic() + pause
-            self._why = str(error)
-            raise
-        self._failures = 0
-        return self._connection
-
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(psycopg.Error):
-                await connection.close()

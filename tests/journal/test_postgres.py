@@ -46,7 +46,7 @@ async def test_a_database_that_was_never_migrated(empty_dsn: str) -> None:
 async def test_a_database_that_is_away() -> None:
     journal = PostgresJournal("postgresql://nobody@127.0.0.1:1/nothing", 4)
     for _ in range(2):  # the second is answered without a connection attempt
-        with pytest.raises(JournalUnavailable, match="the journal is away"):
+        with pytest.raises(JournalUnavailable, match="the database is away"):
             await journal.append([(0, b"a")])
     await journal.close()
 

@@ -1,0 +1,341 @@
+"""The writer: one transaction per batch holds rows, vehicle state, events, ledger and journal positions.
+
+It promises exactly once: the batch and the positions up to which it was read are stored together or not
+at all, and only when nobody else has moved them.  It must never write part of a batch, and never try a
+batch again whose outcome is unknown: the caller starts again from what the store says.
+
+``synchronous_commit`` is off here, on purpose.  A crash may lose the newest transactions, but as a whole:
+rows, counts and positions of a suffix.  The frames are in the journal, which does wait for the disk, so the
+pipeline reads them again from the position that survived.  What is gained: a batch does not wait for a
+flush, and flushes happen in larger pieces (PostgreSQL manual, "Asynchronous Commit").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import psycopg
+from psycopg import sql
+from psycopg.errors import CheckViolation, UniqueViolation
+
+from schemas.batch import VIN_BYTES, Committed, CopyStream, RowBatch
+from schemas.seams import KnownVehicles
+from services.database import AWAY, KEEPALIVE, session_options
+from services.errors import PositionsMoved, StoreUnavailable
+from services.settings import Settings
+from services.store import statements
+from services.store.columns import COPIED, LEDGER
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Connection = psycopg.Connection[Any]
+
+_EPOCH: Final = date(1970, 1, 1)
+# A whole batch in one COPY and a merge of as many rows fit in this; past it the batch is given up and read again.
+_STATEMENT_TIMEOUT_S: Final = 120
+# COPY data are handed to libpq in pieces of this size: it keeps a copy of what the socket does not take.
+_PIECE_BYTES: Final = 1 << 20
+
+
+class PostgresSink:
+    """The ``Sink`` of ``schemas.seams``.  One connection, used by one thread; calls queue behind each other."""
+
+    def __init__(self, dsn: str, settings: Settings) -> None:
+        self._dsn = dsn
+        self._connect_timeout_s = max(1, round(settings.database.connect_timeout_s))
+        self._days_ahead = settings.database.partitions_ahead_days
+        self._partitions = settings.journal.partitions
+        self._connection: Connection | None = None
+        self._days: set[int] = set()  # partitions known to be there
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+
+    async def open(self) -> None:
+        """Connect and make the day partitions from yesterday on.  Raises ``StoreUnavailable``."""
+        await self._run(lambda connection: self._make_days(connection, ()))
+
+    async def positions(self, partitions: Sequence[int]) -> dict[int, int]:
+        def run(connection: Connection) -> dict[int, int]:
+            found = connection.execute(statements.POSITIONS, [list(partitions)]).fetchall()
+            return {**dict.fromkeys(partitions, -1), **dict(found)}
+
+        return await self._run(run)
+
+    async def known_vehicles(self) -> KnownVehicles:
+        """Every vehicle: one COPY whose rows are all of one size, read as one array (1 M rows: seconds)."""
+        return await self._run(_known_vehicles)
+
+    async def register(self, vins: Sequence[str]) -> list[int]:
+        def run(connection: Connection) -> list[int]:
+            with connection.transaction():
+                connection.execute(statements.REGISTER, [list(vins)])
+                found = connection.execute(statements.VEHICLE_IDS, [list(vins)]).fetchall()
+            return [vehicle_id for (vehicle_id,) in found]
+
+        return await self._run(run) if vins else []
+
+    async def commit(self, batch: RowBatch) -> Committed:
+        """Write ``batch`` in one transaction; see ``schemas.seams.Sink``.
+
+        Should a row of ``telemetry`` be stored already (the caller's table of vehicles was behind), the
+        whole batch goes through the merge instead, and the row counts as what it is.
+        """
+        return await self._run(lambda connection: self._commit(connection, batch))
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._drop)
+        self._thread.shutdown()
+
+    # -- in the thread ---------------------------------------------------------------------------
+
+    async def _run(self, work: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            try:
+                return work(self._connected())
+            except AWAY as error:
+                self._drop()
+                raise StoreUnavailable(f"the database is away (nevstream store): {str(error).strip()}") from error
+            except PositionsMoved:
+                raise
+            except BaseException:
+                self._drop()
+                raise
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+
+    def _connected(self) -> Connection:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        options = session_options(
+            self._dsn,
+            synchronous_commit="off",
+            statement_timeout=str(_STATEMENT_TIMEOUT_S * 1000),
+            jit="off",
+            # A plan made while a day was empty must not read the whole of it for every late row.
+            enable_seqscan="off",
+        )
+        connection = psycopg.connect(
+            self._dsn,
+            autocommit=True,
+            connect_timeout=self._connect_timeout_s,
+            application_name="nevstream store",
+            options=options,
+            prepare_threshold=1,
+            **KEEPALIVE,
+        )
+        self._connection = connection
+        self._days.clear()
+        connection.execute(statements.TEMPORARY, prepare=False)
+        return connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _make_days(self, connection: Connection, days: Iterable[int]) -> None:
+        today = (datetime.now(UTC).date() - _EPOCH).days
+        missing = {*days, *range(today - 1, today + self._days_ahead + 1)} - self._days
+        if missing:
+            wanted = [_EPOCH + timedelta(days=day) for day in sorted(missing)]
+            (made,) = _row(connection.execute(statements.MAKE_DAYS, [wanted]))
+            if made:
+                log.info("made %d day partitions of telemetry, %s to %s", made, wanted[0], wanted[-1])
+            self._days |= missing
+
+    def _commit(self, connection: Connection, batch: RowBatch) -> Committed:
+        for partition, counts in batch.counts.items():
+            if unknown := set(counts) - set(LEDGER):
+                raise ValueError(
+                    f"the ledger of partition {partition} has no column {sorted(unknown)}; it has {LEDGER}"
+                )
+        self._make_days(connection, batch.days)
+        try:
+            return self._write(connection, batch, merge_all=False)
+        except CheckViolation as error:
+            if "no partition of relation" not in str(error):
+                raise
+            self._days.clear()  # somebody dropped a day that we had seen
+            self._make_days(connection, batch.days)
+            return self._write(connection, batch, merge_all=False)
+        except UniqueViolation as error:
+            log.warning("a row that should be new is stored already, merging the whole batch: %s", str(error).strip())
+            return self._write(connection, batch, merge_all=True)
+
+    def _write(self, connection: Connection, batch: RowBatch, *, merge_all: bool) -> Committed:
+        clock = _Clock()
+        with connection.transaction():
+            _fence(connection, batch.positions)
+            clock.lap("fence")
+            late = [batch.late]
+            if merge_all:
+                late.append(batch.telemetry)
+            elif batch.telemetry is not None:
+                _copy(connection, batch.telemetry)
+            clock.lap("copy")
+            not_new = self._merge(connection, [stream for stream in late if stream is not None and stream.rows])
+            clock.lap("late")
+            _apply_states(connection, batch.states, not_new)
+            clock.lap("states")
+            _write_events(connection, batch)
+            _write_ledger(connection, batch.counts, not_new)
+            clock.lap("events")
+        clock.lap("commit")
+        given = sum(stream.rows for stream in (batch.telemetry, batch.late) if stream is not None)
+        duplicates = sum(row.duplicates for row in not_new)
+        conflicts = sum(row.conflicts for row in not_new)
+        return Committed(given - duplicates - conflicts, duplicates, conflicts, clock.seconds)
+
+    def _merge(self, connection: Connection, late: list[CopyStream]) -> list[_NotNew]:
+        """Late rows into telemetry; per vehicle, how many of them were not new."""
+        if not late:
+            return []
+        for stream in late:
+            _copy(connection, stream, "late_telemetry")
+        found = connection.execute(statements.COUNT_LATE, [self._partitions]).fetchall()
+        columns = [name for name in COPIED["telemetry"] if any(name in stream.columns for stream in late)]
+        connection.execute(statements.merge_late(columns))
+        return [_NotNew(*row) for row in found]
+
+
+class _NotNew:
+    """Reports of one vehicle in a batch that did not become rows."""
+
+    __slots__ = ("conflicts", "duplicates", "partition", "vehicle_id")
+
+    def __init__(self, vehicle_id: int, partition: int, duplicates: int, conflicts: int) -> None:
+        self.vehicle_id, self.partition, self.duplicates, self.conflicts = vehicle_id, partition, duplicates, conflicts
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._at = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._at
+        self._at = now
+
+
+def _row(cursor: psycopg.Cursor[Any]) -> Any:
+    row = cursor.fetchone()
+    assert row is not None, "a statement that always answers did not"
+    return row
+
+
+def _fence(connection: Connection, positions: Mapping[int, tuple[int, int]]) -> None:
+    """Move the positions, in partition order; an owner that was overtaken finds them elsewhere."""
+    if not positions:
+        return
+    moves = [(partition, previous, new) for partition, (previous, new) in sorted(positions.items())]
+    (moved,) = _row(connection.execute(statements.MOVE_POSITIONS, list(map(list, zip(*moves, strict=True)))))
+    if moved != len(moves):
+        found = dict(connection.execute(statements.POSITIONS, [list(positions)]).fetchall())
+        wrong = [
+            f"partition {partition} is stored up to {found.get(partition, -1)}, this batch begins after {previous}"
+            for partition, previous, _ in moves
+            if found.get(partition, -1) != previous
+        ]
+        raise PositionsMoved(f"another pipeline writes here: {'; '.join(wrong) or 'it has just moved the positions'}")
+
+
+def _copy(connection: Connection, stream: CopyStream, table: str | None = None) -> None:
+    assert stream.table in COPIED, f"{stream.table} is not written by COPY"
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
+        sql.Identifier(table or stream.table), sql.SQL(", ").join(map(sql.Identifier, stream.columns))
+    )
+    data = memoryview(stream.data)
+    with connection.cursor() as cursor:
+        with cursor.copy(statement) as copy:
+            for at in range(0, len(data), _PIECE_BYTES):
+                copy.write(data[at : at + _PIECE_BYTES])
+        taken = cursor.rowcount
+    assert taken == stream.rows, f"COPY {stream.table} took {taken} rows of {stream.rows}"
+
+
+def _apply_states(connection: Connection, states: CopyStream | None, not_new: list[_NotNew]) -> None:
+    if states is not None and states.rows:
+        _copy(connection, states, "batch_state")
+        connection.execute(statements.UPSERT_STATES)
+    if not_new:
+        ids = [row.vehicle_id for row in not_new]
+        connection.execute(statements.TAKE_BACK_REPORTS, [ids, [row.duplicates + row.conflicts for row in not_new]])
+        if contested := [row.vehicle_id for row in not_new if row.conflicts]:
+            connection.execute(statements.REFRESH_STATES, [contested])
+
+
+def _write_events(connection: Connection, batch: RowBatch) -> None:
+    if batch.logins:
+        connection.execute(
+            statements.INSERT_LOGINS,
+            _columns(
+                (
+                    row.partition, row.offset, row.position, row.received, row.time, row.command, row.edition, row.door,
+                    _text(row.vin), row.vehicle_id, row.serial, _text(row.iccid),
+                    statements.SEPARATOR.join(_text(code) or "" for code in row.pack_codes), _text(row.username),
+                )
+                for row in batch.logins
+            ),
+        )  # fmt: skip
+    if batch.dead_letters:
+        connection.execute(
+            statements.INSERT_DEAD_LETTERS,
+            _columns(
+                (
+                    row.partition, row.offset, row.position, row.received, row.reason, row.detail, row.door, row.codec,
+                    _text(row.vin), _text(row.peer), _text(row.client), row.frame,
+                )
+                for row in batch.dead_letters
+            ),
+        )  # fmt: skip
+
+
+def _write_ledger(connection: Connection, counts: Mapping[int, Mapping[str, int]], not_new: list[_NotNew]) -> None:
+    lines = {partition: {name: added.get(name, 0) for name in LEDGER} for partition, added in counts.items()}
+    for row in not_new:
+        line = lines.setdefault(row.partition, dict.fromkeys(LEDGER, 0))
+        line["duplicates"] += row.duplicates
+        line["conflicts"] += row.conflicts
+        line["rows"] -= row.duplicates + row.conflicts
+    if lines:
+        connection.execute(
+            statements.ADD_TO_LEDGER,
+            _columns((partition, *(line[name] for name in LEDGER)) for partition, line in sorted(lines.items())),
+        )
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _text(text: str | None) -> str | None:
+    """What a peer claimed, as PostgreSQL can keep it: no NUL, no lone surrogates."""
+    if text is None:
+        return None
+    return (
+        text.replace("\0", "\u2400")
+        .replace(statements.SEPARATOR, "\u241f")
+        .encode("utf-8", "backslashreplace")
+        .decode()
+    )
+
+
+def _known_vehicles(connection: Connection) -> KnownVehicles:
+    with connection.transaction():
+        connection.execute("SET LOCAL enable_seqscan = on")
+        with connection.cursor() as cursor, cursor.copy(statements.KNOWN_VEHICLES) as copy:
+            data = b"".join(copy)
+    head = 11 + 4 + 4
+    body = data[head : len(data) - 2]  # without signature, flags, extension length and the trailer
+    rows = np.frombuffer(body, statements.KNOWN_ROW)
+    assert (rows["vin_bytes"] == VIN_BYTES).all(), "every VIN is padded to 17 bytes"
+    vin = rows["vin"].view(np.uint8).reshape(len(rows), VIN_BYTES).copy()
+    vin[np.arange(VIN_BYTES) >= rows["length"].astype(np.int64)[:, None]] = 0
+    return KnownVehicles(vin, rows["vehicle_id"].astype(np.int64), rows["last_key"].astype(np.int64))
