@@ -1,15 +1,119 @@
-"""Who may connect: the registry of vehicles and their password hashes, as the gateway asks for them."""
+"""Who may connect: the registry of vehicles and their password hashes.
+
+The gateway asks through the ``VehicleDirectory`` seam; an operator changes it with :func:`add_vehicles` and
+:func:`set_password`.  Passwords are kept as argon2id hashes only, and never logged.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
+import psycopg
 from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
 
-from services.errors import StoreUnavailable
+from services.database import AWAY, Connection, Line
+from services.errors import StoreUnavailable, UsageError
 
+# argon2-cffi's defaults (RFC 9106, low memory): about 30 ms, which is what makes guessing dear. A gateway that
+# many vehicles reconnect to at once keeps the outcome of a verification for a while.
+_HASHER: Final = PasswordHasher()
 # For the memory twin only: the cheapest argon2 there is, so that a test of hundreds of vehicles is quick.
-_CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+_CHEAP: Final = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+_VIN: Final = re.compile(r"[!-~]{1,17}")
+_PASSWORD_BYTES_MAX: Final = 1024
+
+
+def hash_password(password: str) -> str:
+    """Argon2id hash of ``password``, with its parameters and salt.  Raises ``UsageError``."""
+    if not password or len(password.encode()) > _PASSWORD_BYTES_MAX:
+        raise UsageError(f"a password has 1 to {_PASSWORD_BYTES_MAX} bytes")
+    return _HASHER.hash(password)
+
+
+def verify_password(password_hash: str, password: str) -> bool:
+    """Whether ``password`` is the one that was hashed; takes tens of milliseconds by design."""
+    try:
+        return _HASHER.verify(password_hash, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+class PostgresDirectory:
+    """The ``VehicleDirectory`` of ``schemas.seams`` on PostgreSQL: one connection, opened when first asked."""
+
+    def __init__(self, dsn: str) -> None:
+        self._line = Line(dsn, "nevstream directory", StoreUnavailable, default_transaction_read_only="on")
+
+    async def registered(self) -> set[str]:
+        """VINs in the registry.  Raises ``StoreUnavailable``."""
+
+        async def run(connection: Connection) -> set[str]:
+            cursor = await connection.execute("SELECT vin FROM vehicles WHERE registered")
+            return {vin for (vin,) in await cursor.fetchall()}
+
+        return await self._line.call(run)
+
+    async def password_hash(self, vin: str) -> str | None:
+        """Hash of the vehicle's password, None when it has none.  Raises ``StoreUnavailable``."""
+        if not _VIN.fullmatch(vin):
+            return None  # nobody's: what a peer claims need not even be text that PostgreSQL takes
+
+        async def run(connection: Connection) -> str | None:
+            cursor = await connection.execute("SELECT password_hash FROM vehicles WHERE vin = %s", [vin])
+            row = await cursor.fetchone()
+            return row[0] if row else None
+
+        return await self._line.call(run)
+
+    async def close(self) -> None:
+        await self._line.close()
+
+
+def add_vehicles(dsn: str, vins: Iterable[str]) -> int:
+    """Put ``vins`` in the registry; returns how many were not in it before.
+
+    All or none.  Raises ``UsageError`` naming the first VIN that is none, ``StoreUnavailable``.
+    """
+    wanted = sorted({_checked(vin) for vin in vins})
+    rows = _execute(
+        dsn,
+        "INSERT INTO vehicles AS v (vin, registered) SELECT vin, true FROM unnest(%s::text[]) AS vin"
+        " ON CONFLICT (vin) DO UPDATE SET registered = true WHERE NOT v.registered RETURNING 1",
+        wanted,
+    )
+    return len(rows)
+
+
+def set_password(dsn: str, vin: str, password: str) -> None:
+    """Set the password that the vehicle connects with; an unknown vehicle is registered with it.
+
+    Raises ``UsageError``, ``StoreUnavailable``.
+    """
+    _execute(
+        dsn,
+        "INSERT INTO vehicles (vin, registered, password_hash) VALUES (%s, true, %s)"
+        " ON CONFLICT (vin) DO UPDATE SET password_hash = excluded.password_hash RETURNING 1",
+        _checked(vin),
+        hash_password(password),
+    )
+
+
+def _checked(vin: str) -> str:
+    if not _VIN.fullmatch(vin):
+        raise UsageError(f"{vin!r} is not a VIN: 1 to 17 printable ASCII characters without spaces")
+    return vin
+
+
+def _execute(dsn: str, statement: str, *arguments: Any) -> list[Any]:
+    try:
+        with psycopg.connect(dsn, autocommit=True, connect_timeout=10) as connection:
+            return connection.execute(statement, arguments).fetchall()
+    except AWAY as error:
+        raise StoreUnavailable(f"the database is away: {str(error).strip()}") from error
 
 
 class MemoryDirectory:
