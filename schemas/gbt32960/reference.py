@@ -24,7 +24,7 @@ from schemas.gbt32960.commands import (
 from schemas.gbt32960.editions import EDITIONS
 from schemas.gbt32960.frame import AT_UNIT, FRAME_BYTES_MIN, HEADER_BYTES
 from schemas.gbt32960.layout import Each, EditionTable, Field, Kind, Part, Values
-from schemas.gbt32960.reading import Info, Reading, Role, Scope, Torn, read_infos, signature_end
+from schemas.gbt32960.reading import Info, Reading, Role, Scope, read_infos
 from schemas.gbt32960.times import read_time
 
 Tree = dict[str, Any]
@@ -386,7 +386,7 @@ def _render_parts(table: EditionTable, parts: tuple[Part, ...], scope: Scope) ->
             reading = scope[part.raw]
             assert isinstance(reading, Reading)
             raws[part.raw] = reading.raw
-            tree |= _render_field(table, reading, scope)
+            tree |= render_field(table, reading, scope)
         elif isinstance(part, Values):
             tree[part.key] = [render_value(reading) for reading in scope.readings(part.key)]
         else:
@@ -401,7 +401,8 @@ def _render_item(table: EditionTable, part: Each, item: Scope) -> Any:
     return _render_parts(table, part.parts, item)
 
 
-def _render_field(table: EditionTable, reading: Reading, scope: Scope) -> Tree:
+def render_field(table: EditionTable, reading: Reading, scope: Scope) -> Tree:
+    """The keys that one field becomes; ``scope`` is the block it lies in."""
     field, raw = reading.field, reading.raw
     if field.kind is Kind.GEAR:
         return {
@@ -439,12 +440,3 @@ def flag_names(table: EditionTable, raw: int) -> list[str]:
         for bit in range(32)
         if raw >> bit & 1
     ]
-
-
-def signature_of(data: bytes, at: int, end: int) -> Tree | None:
-    """The signature whose algorithm byte is at ``at``, None when it runs past ``end``."""
-    try:
-        signature_end(data, at, end)
-    except Torn:
-        return None
-    return _signature(_Cursor(data, at, end))
