@@ -140,9 +140,10 @@ class StoreHealth:
 class Queries(Protocol):
     """What the API asks of the store.  Nothing here writes, and everything is bounded by a limit and a time-out.
 
-    Every method raises ``StoreUnavailable`` when the database is away or all connections stay busy, and
-    ``QueryTooSlow`` when the statement time-out ends the query, ``SchemaMissing`` before the first migration.  ``limit`` is taken as given: the caller has
-    checked it.  An ``after`` is the key of the last row that the caller has; None starts at the beginning.
+    Every method raises ``StoreUnavailable`` when the database is away or all connections stay busy,
+    ``QueryTooSlow`` when the statement time-out ends the query, and ``SchemaMissing`` before the first
+    migration.  ``limit`` is taken as given: the caller has checked it.  An ``after`` is the key of the
+    last row that the caller has; None starts at the beginning.
     """
 
     async def vehicles(self, *, prefix: str, after: str, limit: int) -> Table:
@@ -153,8 +154,8 @@ class Queries(Protocol):
         """Registry entry and last state of one vehicle; None when the VIN is not known."""
         ...
 
-    async def latest(self, vehicle_id: int) -> Table:
-        """Every row of the newest collection time (several when a cell list is split), all columns."""
+    async def report(self, vehicle_id: int, time: datetime) -> Table:
+        """Every row of one collection time (several when a cell list is split), all columns, in order."""
         ...
 
     async def telemetry(

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from schemas.seams import StoreHealth, Table
 from schemas.signals import INDEX, SIGNALS, aggregates
-from services.errors import QueryTooSlow, StoreUnavailable
+from services.errors import QueryTooSlow, SchemaMissing, StoreUnavailable
 from services.store.migrations import newest_migration
 
 # What a telemetry row has besides its signals; both lists together are all that may be asked for.
@@ -56,14 +56,11 @@ _VEHICLE: Final = sql.SQL(
     """
 ).format(_VEHICLE_COLUMNS)
 
-# The newest time is asked of the rows themselves: a split cell list has several of one time, of which
-# vehicle_state holds the last only.
-_LATEST: Final = sql.SQL(
+_REPORT: Final = sql.SQL(
     """
     SELECT {columns} FROM telemetry
-    WHERE vehicle_id = %(id)s
-      AND time = (SELECT time FROM telemetry WHERE vehicle_id = %(id)s ORDER BY time DESC LIMIT 1)
-    ORDER BY time, kind, part LIMIT 512
+    WHERE vehicle_id = %(id)s AND time = %(time)s
+    ORDER BY kind, part LIMIT 512
     """
 ).format(columns=sql.SQL(", ").join(map(sql.Identifier, (*KEY, *ROW_COLUMNS, *INDEX))))
 
@@ -161,10 +158,6 @@ _LEDGER: Final = sql.SQL(
 _SCHEMA: Final = sql.SQL("SELECT max(name) FROM schema_migrations")
 
 
-class _NoSchema(StoreUnavailable):
-    """The database answers, but has not been migrated; it may be any moment now."""
-
-
 class _Connections:
     """A few read-only connections, opened when needed, the last used first."""
 
@@ -209,7 +202,9 @@ class _Connections:
                 raise QueryTooSlow("the database ended the query after its time-out") from error
             except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
                 await connection.close()
-                raise _NoSchema("the database has not the schema of this version: run `nevstream migrate`") from error
+                raise SchemaMissing(
+                    "the database has not the schema of this version: run `nevstream migrate`"
+                ) from error
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 await connection.close()
                 if kept:
@@ -265,8 +260,8 @@ class Queries:
     async def vehicle(self, vin: str) -> Mapping[str, Any] | None:
         return _one(await self._connections.run(_VEHICLE, {"vin": vin, "most": COUNT_MAX}))
 
-    async def latest(self, vehicle_id: int) -> Table:
-        return await self._connections.run(_LATEST, {"id": vehicle_id})
+    async def report(self, vehicle_id: int, time: datetime) -> Table:
+        return await self._connections.run(_REPORT, {"id": vehicle_id, "time": time})
 
     async def telemetry(
         self,
@@ -279,6 +274,7 @@ class Queries:
         limit: int,
     ) -> Table:
         time, kind, part = after or (since, -1, -1)
+        since = max(since, time)  # what lies before is not looked into: whole partitions of it
         query = _TELEMETRY.format(columns=sql.SQL(", ").join(map(sql.Identifier, (*KEY, *_known(columns)))))
         given = {
             "id": vehicle_id,
@@ -348,7 +344,7 @@ class Queries:
     async def health(self) -> StoreHealth:
         try:
             table = await self._connections.run(_SCHEMA, {})
-        except _NoSchema:
+        except SchemaMissing:
             return StoreHealth(None, newest_migration())
         return StoreHealth(table.rows[0][0], newest_migration())
 

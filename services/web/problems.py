@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from services.errors import QueryTooSlow, StoreUnavailable
+from services.errors import QueryTooSlow, SchemaMissing, StoreUnavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 5
@@ -167,10 +167,16 @@ def from_store(error: StoreUnavailable) -> ProblemError:
             503, "query-too-slow", "The query took too long", "The database ended the query after its time-out.",
             "Ask for a shorter time range, fewer fields or a smaller limit.", headers=retry,
         )  # fmt: skip
+    if isinstance(error, SchemaMissing):
+        return ProblemError(
+            503, "no-schema", "The database has no schema yet",
+            "The database answers, but the tables of this version are not there.",
+            "Run `nevstream migrate`; if that runs already, wait for it to end.", headers=retry,
+        )  # fmt: skip
     return ProblemError(
         503, "database-away", "The database does not answer", "The answer needs the database, which does not answer.",
-        f"Try again in {RETRY_AFTER_S} seconds; if it lasts, see /readyz and the log of this process. "
-        "Vehicles are not affected as long as the journal's database is there.", headers=retry,
+        f"Try again in {RETRY_AFTER_S} seconds; if it lasts, look at the database and at the log of this process.",
+        headers=retry,
     )  # fmt: skip
 
 

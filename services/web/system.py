@@ -17,10 +17,13 @@ from services.web.parameters import Ctx, only_known
 from services.web.problems import RETRY_AFTER_S, ProblemError
 from services.web.vehicles import REPORTING_WITHIN_S, WithinQuery
 
-router = APIRouter(tags=["system"], dependencies=[Depends(only_known)])
+router = APIRouter(tags=["system"])  # probes and scrapers may bring parameters of their own
+_STRICT = [Depends(only_known)]
 
 
-@router.get("/v1/overview", response_model=models.Overview, summary="The fleet and the ledger in numbers")
+@router.get(
+    "/v1/overview", response_model=models.Overview, summary="The fleet and the ledger in numbers", dependencies=_STRICT
+)
 async def overview(ctx: Ctx, reporting_within_s: WithinQuery = REPORTING_WITHIN_S) -> Json:
     """Vehicles by what they do now, and what became of every frame. Two answers give the rates between them."""
     now = ctx.now()
@@ -40,7 +43,7 @@ async def overview(ctx: Ctx, reporting_within_s: WithinQuery = REPORTING_WITHIN_
     )
 
 
-@router.get("/v1/signals", response_model=models.Signals, summary="Every field of a report")
+@router.get("/v1/signals", response_model=models.Signals, summary="Every field of a report", dependencies=_STRICT)
 async def signals() -> Json:
     """Names, units and codes of the fields that telemetry can be asked for."""
     return Json({"signals": CATALOGUE, "count": len(CATALOGUE)})

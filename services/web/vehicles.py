@@ -120,13 +120,13 @@ async def latest(ctx: Ctx, vin: VinPath) -> Json:
     A report that the terminal split over frames of one second (long cell lists) is put together.
     """
     vehicle = await found(ctx, vin)
-    rows = (await ctx.queries.latest(vehicle["vehicle_id"])).dicts()
+    rows = (await ctx.queries.report(vehicle["vehicle_id"], vehicle["time"])).dicts() if vehicle["time"] else []
     if not rows:
         raise ProblemError(
             404, "no-report", "No report yet", f"Vehicle {vin} is known, but no report of it is stored.",
             f"See /v1/vehicles/{vin}/logins for its logins and /v1/dead-letters?vin={vin} for refused frames.",
         )  # fmt: skip
-    # A reissue of the same second says what the report says, later: the report goes first.
+    # A reissue of the same second says later what the report has said: the report goes first.
     kind = rows[0]["kind"]
     return Json({"vin": vin, **report([row for row in rows if row["kind"] == kind], ctx)})
 

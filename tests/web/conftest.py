@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -12,6 +12,7 @@ import pytest
 from services.settings import Settings
 from services.store.queries import Queries
 from services.web.app import create_app
+from tests.fix_db import Databases
 from tests.web import rows
 
 
@@ -29,8 +30,20 @@ async def queries(dsn: str) -> AsyncIterator[Queries]:
     await made.close()
 
 
+@pytest.fixture(scope="session")
+def fleet_dsn(databases: Databases) -> Iterator[str]:
+    """A database with the fleet in it, for all tests that only read."""
+    created = databases.create(migrated=True)
+    with psycopg.connect(created) as connection:
+        rows.fleet(connection)
+    yield created
+    databases.drop(created)
+
+
 @pytest.fixture
-async def client(db: psycopg.Connection[Any], queries: Queries) -> AsyncIterator[httpx.AsyncClient]:
-    rows.fleet(db)
+async def client(fleet_dsn: str) -> AsyncIterator[httpx.AsyncClient]:
+    """The API on :func:`fleet_dsn`."""
+    queries = Queries(fleet_dsn)
     async with client_of(queries) as made:
         yield made
+    await queries.close()

@@ -80,8 +80,15 @@ def driven(second: int) -> Mapping[str, Any]:
 
 def fleet(db: psycopg.Connection[Any], now: datetime = NOW, step_s: int = 10) -> None:
     """Four vehicles: driving for an hour, charging, silent since yesterday, imported only; and dead letters."""
+    with db.transaction():
+        _fleet(db, now, step_s)
+
+
+def _fleet(db: psycopg.Connection[Any], now: datetime, step_s: int) -> None:
     days(db, (now - timedelta(days=2)).date(), (now + timedelta(days=1)).date())
-    one = vehicle(db, VIN, first_seen_at=now - timedelta(hours=1), model="E1", fleet="north", region="BJ", registered=True)
+    one = vehicle(
+        db, VIN, first_seen_at=now - timedelta(hours=1), model="E1", fleet="north", region="BJ", registered=True
+    )
     seconds = range(0, 3600, step_s)
     for second in seconds:
         time = now - timedelta(hours=1) + timedelta(seconds=second)
@@ -105,8 +112,9 @@ def fleet(db: psycopg.Connection[Any], now: datetime = NOW, step_s: int = 10) ->
     for number in range(7):
         insert(
             db, "dead_letters", partition=number % 2, offset=100 + number // 2, position=number,
-            received_at=now - timedelta(minutes=number // 2), reason=(1, 10)[number % 2], detail=number, door=1 + number % 2,
-            codec=1, vin=VIN if number % 3 else None, peer="127.0.0.1:5000", client=None, frame=b"##\x02" + bytes([number]),
+            received_at=now - timedelta(minutes=number // 2), reason=(1, 10)[number % 2], detail=number,
+            door=1 + number % 2, codec=1, vin=VIN if number % 3 else None, peer="127.0.0.1:5000", client=None,
+            frame=b"##\x02" + bytes([number]),
         )  # fmt: skip
     for number, command in enumerate((1, 4, 1)):
         insert(
@@ -116,5 +124,14 @@ def fleet(db: psycopg.Connection[Any], now: datetime = NOW, step_s: int = 10) ->
         )  # fmt: skip
     for partition in (0, 1):
         insert(
-            db, "ledger", partition=partition, frames=200, rows=181, duplicates=3, conflicts=1, rejected=4, sessions=9, other=2
+            db,
+            "ledger",
+            partition=partition,
+            frames=200,
+            rows=181,
+            duplicates=3,
+            conflicts=1,
+            rejected=4,
+            sessions=9,
+            other=2,
         )

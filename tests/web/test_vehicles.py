@@ -20,7 +20,13 @@ async def test_vehicles_by_vin_with_their_state(client: httpx.AsyncClient) -> No
     assert [v.activity for v in page.vehicles] == ["driving", "charging", "parked", "never_reported"]
     assert [v.reporting for v in page.vehicles] == [True, True, False, False]
     first = page.vehicles[0]
-    assert (first.model, first.fleet, first.registered, first.door, first.edition) == ("E1", "north", True, "mqtt", 2016)
+    assert (first.model, first.fleet, first.registered, first.door, first.edition) == (
+        "E1",
+        "north",
+        True,
+        "mqtt",
+        2016,
+    )
     assert first.soc_pct == 90 - 3590 // 300
     assert first.speed_kmh == rows.driven(3590)["speed_kmh"]
     assert first.last_data_time == rows.NOW - timedelta(seconds=10)
@@ -54,9 +60,10 @@ async def test_one_vehicle_with_its_counts(client: httpx.AsyncClient) -> None:
     assert (imported.reports, imported.last_data_time, imported.activity) == (0, None, "never_reported")
 
 
-async def test_the_password_hash_never_leaves(db: psycopg.Connection[Any], client: httpx.AsyncClient) -> None:
-    db.execute("UPDATE vehicles SET password_hash = '$argon2id$secret'")
-    answer = await client.get(f"/v1/vehicles/{rows.VIN}")
+async def test_the_password_hash_never_leaves(db: psycopg.Connection[Any], queries: Queries) -> None:
+    rows.vehicle(db, rows.VIN, password_hash="$argon2id$secret")
+    async with client_of(queries) as client:
+        answer = await client.get(f"/v1/vehicles/{rows.VIN}")
     assert answer.json()["has_password"] is True
     assert "argon2" not in answer.text
 
@@ -83,6 +90,7 @@ async def test_latest_puts_a_split_report_together(db: psycopg.Connection[Any], 
     rows.report(db, one, rows.NOW, soc_pct=50, cells=rows.cells([3700] * 3, total=6), alarm_flags=0b1000000001)
     rows.report(db, one, rows.NOW, part=4, cells=rows.cells([3800, 0xFFFE], first=4, total=6), notes=1)
     rows.report(db, one, rows.NOW - timedelta(seconds=1), soc_pct=51)
+    rows.state(db, one, rows.NOW, 3, part=4)
     async with client_of(queries) as client:
         latest = models.Latest.model_validate((await client.get(f"/v1/vehicles/{rows.VIN}/latest")).json())
     assert (latest.parts, latest.signals["soc_pct"], latest.notes) == (2, 50, ["truncated_block"])

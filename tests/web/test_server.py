@@ -1,0 +1,47 @@
+"""The server: answers on a socket, stops when told to, and says when the port is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from services.errors import PortInUse, UsageError
+from services.settings import Settings
+from services.store.queries import Queries
+from services.web.server import bind, serve
+from tests.web import rows
+
+
+async def test_answers_and_stops(db: psycopg.Connection[Any], dsn: str) -> None:
+    rows.vehicle(db, rows.VIN)
+    stop = asyncio.Event()
+    address: asyncio.Future[tuple[str, int]] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve(Settings(), Queries(dsn), stop, port=0, started=address.set_result))
+    host, port = await address
+    async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
+        answer = await client.get("/v1/vehicles")
+        assert answer.json()["count"] == 1
+        assert "server" not in answer.headers
+    stop.set()
+    await serving
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, port))
+
+
+async def test_port_in_use_is_said_before_anything_starts() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUse, match=f"{port}.*web.port"):
+            await serve(Settings(), Queries("host=127.0.0.1 port=1"), asyncio.Event(), port=port)
+
+
+def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(UsageError, match=r"web\.host"):
+        bind("192.0.2.1", 0)
+    with pytest.raises(UsageError, match=r"web\.host"):
+        bind("no such host", 0)
