@@ -25,15 +25,15 @@ def raw_value(rng: Random, field: Field, wild: float) -> int:
     return rng.choice((field.ones, field.ones - 1, 0, field.hi + 1 & field.ones, rng.randint(0, field.ones)))
 
 
-def write_parts(rng: Random, parts: tuple[Part, ...], wild: float, list_max: int) -> bytes:
-    """Bytes of ``parts``; lists are as long as their count says, 0 at a sentinel."""
+def write_parts(rng: Random, parts: tuple[Part, ...], wild: float, list_max: int, honest: bool = False) -> bytes:
+    """Bytes of ``parts``; lists are as long as their count says, 0 at a sentinel (``honest``: counts never are one)."""
     out = b""
     lengths: dict[str, int] = {}
     for part in parts:
         if isinstance(part, Field):
             raw = raw_value(rng, part, wild)
             if part.kind is Kind.COUNT:
-                if rng.random() < 0.95:
+                if honest or rng.random() < 0.95:
                     raw = min(rng.choice((0, 1, 1, 2, rng.randint(0, list_max))), part.hi)
                 raw = raw if raw >= part.ones - 1 else min(raw, list_max)
                 lengths[part.raw] = 0 if raw >= part.ones - 1 else raw
@@ -44,22 +44,24 @@ def write_parts(rng: Random, parts: tuple[Part, ...], wild: float, list_max: int
         else:
             inner = list_max if lengths[part.count] < 4 else min(list_max, 8)
             for _ in range(lengths[part.count]):
-                out += write_parts(rng, part.parts, wild, inner)
+                out += write_parts(rng, part.parts, wild, inner, honest)
     return out
 
 
-def write_block(rng: Random, block: Block, wild: float = 0.15, list_max: int = 400) -> bytes:
+def write_block(rng: Random, block: Block, wild: float = 0.15, list_max: int = 400, honest: bool = False) -> bytes:
     """A block with its type byte; structures are few, inner lists up to ``list_max`` long."""
     has_structures = any(isinstance(part, Each) for part in block.parts)
     if not has_structures:
-        return bytes([block.type]) + write_parts(rng, block.parts, wild, list_max)
+        return bytes([block.type]) + write_parts(rng, block.parts, wild, list_max, honest)
     count_field, each = (part for part in block.parts[-2:])
     assert isinstance(count_field, Field)
     assert isinstance(each, Each)
-    if len(block.parts) > 2 or rng.random() < 0.05:
-        return bytes([block.type]) + write_parts(rng, block.parts, wild, min(list_max, 20))
+    if len(block.parts) > 2 or (not honest and rng.random() < 0.05):
+        return bytes([block.type]) + write_parts(rng, block.parts, wild, min(list_max, 20), honest)
     n = rng.choice((0, 1, 1, 1, 1, 2, 3, 5))
-    items = b"".join(write_parts(rng, each.parts, wild, list_max if n < 3 else 60) for _ in range(n))
+    items = b"".join(
+        write_parts(rng, each.parts, wild, list_max if n < 3 else min(list_max, 60), honest) for _ in range(n)
+    )
     return bytes([block.type, n]) + items
 
 
