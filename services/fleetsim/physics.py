@@ -21,10 +21,42 @@ from schemas.jit import compiled
 from schemas.signals import INDEX, SIGNAL_COUNT
 from services.fleetsim.noise import normal, uniform
 from services.fleetsim.vehicle import (
-    ACTIVITY, P_AMBIENT_C, P_AUXILIARY_W, P_CAPACITY_AH, P_CELLS, P_CHEMISTRY, P_DRAG_M2, P_EAST, P_EDITION, P_FAST_W,
-    P_INSULATION_KOHM, P_MASS_KG, P_MOTOR_NM, P_MOTOR_W, P_NORTH, P_ODOMETER_M, P_PROBES, P_REGENERATION,
-    P_RESISTANCE_OHM, P_ROLLING, P_RPM_PER_KMH, P_SLOW_W, P_SOC, P_SOUTH, P_USAGE, P_WEAK_CELL, P_WEAK_MV, P_WEST,
-    U_CHARGE_BELOW, U_CRUISE_KMH, U_FAST_SHARE, U_PARK_MIN, U_PARK_SIGMA, U_STOP_SHARE, U_TRIP_MIN, U_TRIP_SIGMA,
+    ACTIVITY,
+    P_AMBIENT_C,
+    P_AUXILIARY_W,
+    P_CAPACITY_AH,
+    P_CELLS,
+    P_CHEMISTRY,
+    P_DRAG_M2,
+    P_EAST,
+    P_EDITION,
+    P_FAST_W,
+    P_INSULATION_KOHM,
+    P_MASS_KG,
+    P_MOTOR_NM,
+    P_MOTOR_W,
+    P_NORTH,
+    P_ODOMETER_M,
+    P_PROBES,
+    P_REGENERATION,
+    P_RESISTANCE_OHM,
+    P_ROLLING,
+    P_RPM_PER_KMH,
+    P_SLOW_W,
+    P_SOC,
+    P_SOUTH,
+    P_USAGE,
+    P_WEAK_CELL,
+    P_WEAK_MV,
+    P_WEST,
+    U_CHARGE_BELOW,
+    U_CRUISE_KMH,
+    U_FAST_SHARE,
+    U_PARK_MIN,
+    U_PARK_SIGMA,
+    U_STOP_SHARE,
+    U_TRIP_MIN,
+    U_TRIP_SIGMA,
     USAGES,
 )  # fmt: skip
 
@@ -191,15 +223,15 @@ def _drive(p: F64, s: F64, now_s: int, seed: int, who: int) -> float:
     s[S_LON] += east
     s[S_LAT] += north
     electric = wheel / 0.88 if wheel >= 0.0 else wheel * 0.90
-    return electric + p[P_AUXILIARY_W]
+    return float(electric + p[P_AUXILIARY_W])
 
 
 @compiled
-def _charge_power(p: F64, s: F64) -> float:
+def _charge_power(s: F64) -> float:
     """Power into the battery in W (positive): constant, then falling towards full."""
     knee = 0.80 if s[S_CHARGE_W] > 20_000.0 else 0.96
     left = min(max((1.0 - s[S_SOC]) / (1.0 - knee), 0.0), 1.0)
-    return s[S_CHARGE_W] * (0.08 + 0.92 * left)  # type: ignore[no-any-return]
+    return float(s[S_CHARGE_W] * (0.08 + 0.92 * left))
 
 
 @compiled
@@ -209,7 +241,7 @@ def step(p: F64, s: F64, now_s: int, seed: int, who: int, events: F64, count: in
     if s[S_MODE] == DRIVING:
         power = _drive(p, s, now_s, seed, who)
     elif s[S_MODE] == CHARGING:
-        power = -_charge_power(p, s)
+        power = -_charge_power(s)
     else:
         power = 120.0  # the electronics of a parked car
     resistance = p[P_RESISTANCE_OHM] * (1.0 + 0.006 * max(25.0 - s[S_TEMP_C], 0.0))
@@ -327,7 +359,7 @@ def observe(
     total, highest, lowest, high_at, low_at = 0, -1, 1 << 30, 0, 0
     for c in range(cell_count):
         wobble = (dither * (c + 1.618) * 7.31) % 1.0 - 0.5
-        value = int(math.floor(mean + offset_mv[c] * stretch + wobble + 0.5 - (sag if c == weak else 0.0)))
+        value = math.floor(mean + offset_mv[c] * stretch + wobble + 0.5 - (sag if c == weak else 0.0))
         cells[c] = value
         total += value
         if value > highest:
@@ -336,7 +368,7 @@ def observe(
             lowest, low_at = value, c
     hottest, coldest, hot_at, cold_at = -1, 1 << 30, 0, 0
     for t in range(probe_count):
-        value = int(math.floor(s[S_TEMP_C] + 2.6 * (uniform(seed, who, 2, t) - 0.5) + 0.5)) + TEMP_BIAS
+        value = math.floor(s[S_TEMP_C] + 2.6 * (uniform(seed, who, 2, t) - 0.5) + 0.5) + TEMP_BIAS
         value = min(max(value, 0), 250)
         temps[t] = value
         if value > hottest:
@@ -435,18 +467,6 @@ def observe(
     _set(num, state, I_TCOUNT, float(probe_count))
     _set(num, state, I_TMAX, float(hottest - TEMP_BIAS))
     _set(num, state, I_TMIN, float(coldest - TEMP_BIAS))
-
-
-@compiled
-def advance(
-    params: F64, offset_mv: F64, seed: int, first: int, upto: I64, states: F64, now: I64, events: F64, count: int
-) -> int:
-    """Bring every vehicle to second ``upto[v]`` without looking; returns the number of events."""
-    for v in range(len(now)):
-        while now[v] < upto[v]:
-            count = step(params[v], states[v], now[v], seed, first + v, events, count)
-            now[v] += 1
-    return count
 
 
 @compiled

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -126,7 +127,8 @@ CITIES: Final[tuple[tuple[str, float, float, float, float, float], ...]] = (
 # Columns of Fleet.params.
 (P_EDITION, P_USAGE, P_CHEMISTRY, P_CELLS, P_PROBES, P_CAPACITY_AH, P_RESISTANCE_OHM, P_MASS_KG, P_ROLLING, P_DRAG_M2,
  P_AUXILIARY_W, P_MOTOR_W, P_MOTOR_NM, P_RPM_PER_KMH, P_REGENERATION, P_SLOW_W, P_FAST_W, P_WEST, P_SOUTH, P_EAST,
- P_NORTH, P_AMBIENT_C, P_WEAK_CELL, P_WEAK_MV, P_INSULATION_KOHM, P_SPREAD_MV, P_ODOMETER_M, P_SOC) = range(28)  # fmt: skip
+ P_NORTH, P_AMBIENT_C, P_WEAK_CELL, P_WEAK_MV, P_INSULATION_KOHM, P_SPREAD_MV, P_ODOMETER_M,
+ P_SOC) = range(28)  # fmt: skip
 PARAM_COUNT: Final = 28
 
 _DRAWS = 1 << 40  # keeps the draws that make a vehicle apart from those of its seconds
@@ -134,7 +136,9 @@ WEAK_SHARE: Final = 0.03  # of vehicles have one cell that sags
 
 _VIN_ALPHABET: Final = "0123456789ABCDEFGHJKLMNPRSTUVWXYZ"  # I, O and Q are not used in VINs (GB 16735)
 _VIN_VALUES: Final = dict(
-    zip("0123456789ABCDEFGHJKLMNPRSTUVWXYZ", [*range(10), *range(1, 9), 1, 2, 3, 4, 5, 7, 9, *range(2, 10)], strict=True)
+    zip(
+        "0123456789ABCDEFGHJKLMNPRSTUVWXYZ", [*range(10), *range(1, 9), 1, 2, 3, 4, 5, 7, 9, *range(2, 10)], strict=True
+    )
 )
 _VIN_WEIGHTS: Final = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 VEHICLES_MAX: Final = 1_000_000  # six digits of serial number
@@ -197,8 +201,8 @@ def make_fleet(vehicles: int, seed: int, model: str | None = None) -> Fleet:
     params = np.zeros((vehicles, PARAM_COUNT))
     offsets = np.zeros((vehicles, max(line.cells for line in CATALOGUE)))
     for i in range(vehicles):
-        draw = lambda k, i=i: uniform(seed, _DRAWS + i, 0, k)  # noqa: E731
-        which[i] = names.index(model) if model else int(np.searchsorted(bounds, draw(0) * bounds[-1], side="right"))
+        draw = partial(uniform, seed, _DRAWS + i, 0)
+        which[i] = names.index(model) if model else int(np.sum(bounds <= draw(0) * bounds[-1]))
         city[i] = int(draw(1) * len(CITIES))
         line = CATALOGUE[which[i]]
         _, west, south, east, north, ambient = CITIES[city[i]]
@@ -207,7 +211,8 @@ def make_fleet(vehicles: int, seed: int, model: str | None = None) -> Fleet:
         weak = draw(4) < WEAK_SHARE
         params[i] = (
             line.edition, line.usage, line.chemistry, line.cells, line.probes, line.capacity_ah * health,
-            line.cells * line.cell_resistance_mohm / 1000 * (0.9 + 0.3 * draw(5)), line.mass_kg * (0.97 + 0.1 * draw(6)),
+            line.cells * line.cell_resistance_mohm / 1000 * (0.9 + 0.3 * draw(5)),
+            line.mass_kg * (0.97 + 0.1 * draw(6)),
             line.rolling, line.drag_area_m2, line.auxiliary_kw * 1000 * (0.7 + 0.7 * draw(7)), line.motor_kw * 1000,
             line.motor_nm, line.rpm_per_kmh, line.regeneration, line.slow_charge_kw * 1000, line.fast_charge_kw * 1000,
             west, south, east, north, ambient + 4 * (draw(8) - 0.5), int(draw(9) * line.cells) if weak else -1,

@@ -1,0 +1,121 @@
+"""Chunks: a stretch of time of the whole fleet, encoded ahead of sending.
+
+model → faults → frames → one stream of messages per vehicle.  All of it in kernels, in a worker
+thread, so that the event loop only moves bytes.  Bounded: a chunk is released when every vehicle has
+had its part answered, and only so many chunks exist at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from schemas.batch import I64
+from services.fleetsim import faults, wire
+from services.fleetsim.model import FleetModel
+from services.fleetsim.vehicle import P_EDITION, Fleet
+
+CHUNK_BYTES: Final = 24 * 1024 * 1024
+_MESSAGE_BYTES: Final = 420  # about, for the size of a chunk
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """One vehicle's part of a chunk: messages ``first .. first + count - 1`` of its life.
+
+    ``ends`` are offsets in ``data`` after each message, ``due`` how many base reports (counted from the
+    vehicle's first) must be due before each may go, ``answers`` the answers expected, back to back.
+    """
+
+    first: int
+    count: int
+    data: memoryview
+    ends: list[int]
+    due: list[int]
+    answers: bytes
+    done: Callable[[], None]
+
+    def begin(self, index: int) -> int:
+        """Offset where message ``index`` (within the segment) begins."""
+        return self.ends[index - 1] if index else 0
+
+
+class Chunks:
+    """Makes the fleet's chunks one after the other.
+
+    ``speech`` (vehicles,) says how each vehicle speaks (``wire.MQTT_311``, ``MQTT_5``, ``GBT_TCP``); vehicle
+    v's report k is collected at ``first_s[v] + k * period_s``.  ``reports`` per vehicle, None without end.
+    """
+
+    def __init__(
+        self, fleet: Fleet, first_s: I64, period_s: int, speech: I64, odds: Mapping[str, float], reports: int | None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:  # fmt: skip
+        self.fleet = fleet
+        self.model = FleetModel(fleet, int(first_s.min()))
+        self.counts: Counter[str] = Counter()
+        self.alive = 0  # chunks made and not yet answered by every vehicle
+        self.made = 0  # reports per vehicle that are in chunks
+        self.reports = reports
+        self.on_release: Callable[[], None] = lambda: None
+        self._first_s = first_s
+        self._period_s = period_s
+        self._speech = speech
+        self._odds = odds
+        self._editions = fleet.params[:, P_EDITION].astype(np.int64)
+        self._sequence = np.zeros(fleet.n, np.int64)
+        self._reports_per_chunk = max(1, chunk_bytes // (_MESSAGE_BYTES * fleet.n))
+
+    @property
+    def exhausted(self) -> bool:
+        return self.reports is not None and self.made >= self.reports
+
+    def make(self, reports_max: int | None = None) -> list[Segment]:
+        """The next chunk, a segment per vehicle (in the fleet's order).  CPU-bound; not to be run twice at once."""
+        first = self.made
+        last = first + min(self._reports_per_chunk, reports_max or self._reports_per_chunk)
+        last = last if self.reports is None else min(last, self.reports)
+        fleet, seed = self.fleet, self.fleet.seed
+        plan = faults.make_plan(seed, self._odds, self._first_s, self._period_s, first, last)
+        samples = self.model.samples_of(plan.bounds, plan.time_s)
+        claimed = faults.blemish(plan, samples, seed)
+        frames, start = wire.encode_samples(samples, self._editions, fleet.vin, plan.command, claimed)
+        faults.corrupt(plan, frames, start, seed)
+        data, ends, answers, answer_at = wire.encode_streams(
+            frames, start, plan.emitted_bounds, plan.emitted, self._speech, self._sequence, fleet.vin
+        )
+        view, expected = memoryview(data.data), answers.tobytes()
+        left = fleet.n
+
+        def done() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self.alive -= 1
+                self.on_release()
+
+        segments, at = [], 0
+        for v in range(fleet.n):
+            low, high = int(plan.emitted_bounds[v]), int(plan.emitted_bounds[v + 1])
+            end = int(ends[high - 1]) if high > low else at
+            segments.append(
+                Segment(
+                    int(self._sequence[v]),
+                    high - low,
+                    view[at:end],
+                    (ends[low:high] - at).tolist(),
+                    (plan.due[low:high] + first).tolist(),
+                    expected[answer_at[v] : answer_at[v + 1]],
+                    done,
+                )
+            )
+            at = end
+        self._sequence += np.diff(plan.emitted_bounds)
+        self.counts.update(plan.counts)
+        self.made = last
+        self.alive += 1
+        return segments

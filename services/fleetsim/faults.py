@@ -1,0 +1,274 @@
+"""What goes wrong between a vehicle and the platform: one table of names and odds.
+
+In: the plan of a chunk (which vehicle reports when).  Out: the same plan with faults in it, and how
+many of each, so that what is sent, what must be stored and what must be refused is known to the frame.
+Nothing is drawn from a stateful generator; the same seed gives the same faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from schemas.batch import I64, U8
+from schemas.jit import compiled
+from schemas.signals import INDEX, State
+from services.fleetsim.model import Samples
+from services.fleetsim.noise import uniform
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One kind of fault.  ``odds`` per report in the preset "dirty"; of outages and bursts, that one begins."""
+
+    name: str
+    odds: float
+    demo_odds: float
+    meaning: str
+
+
+# The odds of "dirty" are of the order that real fleets show; "demo" is a little realism without rejects.
+FAULTS: Final[tuple[Fault, ...]] = (
+    Fault("loss", 0.004, 0.0005, "the report is never sent"),
+    Fault("duplicate", 0.004, 0.0005, "the report is sent twice, as a message of its own"),
+    Fault("disorder", 0.006, 0.0005, "the report changes places with the next one"),
+    Fault("wrong_clock", 0.0005, 0.0, "the report is dated 2000 or 2099: must be refused"),
+    Fault("sentinel", 0.010, 0.002, "a few fields read abnormal (0xFE..) or invalid (0xFF..)"),
+    Fault(
+        "corrupt", 0.0005, 0.0, "a byte of the data unit is changed on the way, the check byte is not: must be refused"
+    ),
+    Fault("outage", 0.0010, 0.0002, "no link for some reports, which come afterwards as reissues (0x03)"),
+    Fault("burst", 0.0003, 0.00005, "level-3 alarm: 1 Hz from 30 s before (as 0x03) to 30 s after"),
+)
+LOSS, DUPLICATE, DISORDER, WRONG_CLOCK, SENTINEL, CORRUPT, OUTAGE, BURST = range(1, len(FAULTS) + 1)
+NAMES: Final = tuple(fault.name for fault in FAULTS)
+PRESETS: Final[Mapping[str, Mapping[str, float]]] = {
+    "none": {},
+    "demo": {fault.name: fault.demo_odds for fault in FAULTS},
+    "dirty": {fault.name: fault.odds for fault in FAULTS},
+}
+
+OUTAGE_REPORTS_MAX: Final = 12
+BURST_S: Final = 30  # before and after (clause 2016 5.3, 2025 the same)
+_DRAW: Final = 1 << 20  # number of the draw, apart from those of the physics
+YEAR_2000_S: Final = 946_700_000
+YEAR_2099_S: Final = 4_072_000_000
+
+
+def odds_of(faults: str | Mapping[str, float]) -> dict[str, float]:
+    """Odds by name from a preset's name or a table.  Raises ``ValueError`` for an unknown name or odds outside 0..1."""
+    if isinstance(faults, str):
+        if faults not in PRESETS:
+            raise ValueError(f"no fault preset {faults!r}: use {', '.join(PRESETS)}")
+        return dict(PRESETS[faults])
+    for name, odds in faults.items():
+        if name not in NAMES:
+            raise ValueError(f"no fault {name!r}: there are {', '.join(NAMES)}")
+        if not 0.0 <= odds <= 1.0:
+            raise ValueError(f"odds of {name} are {odds}: they are a probability, 0 to 1")
+    if sum(faults.values()) > 1.0:
+        raise ValueError(f"the odds add up to {sum(faults.values())}: a report has one fault at most, so at most 1")
+    return dict(faults)
+
+
+@dataclass(slots=True)
+class Plan:
+    """Reports of a chunk, vehicle by vehicle, and the order in which they are sent.
+
+    bounds (vehicles + 1,) into time_s (n,) i64, rising per vehicle · command (n,) u8 · fault (n,) u8 (0, or a
+    number of ``FAULTS``) · alarm (n,) u8 1 where the level-3 alarm is up · due (k,) i64 how many base reports of
+    the chunk must be due before the message may go · emitted (k,) rows in the order of sending, emitted_bounds
+    (vehicles + 1,).  counts: reports by fault, and ``reports``, ``messages``, ``stored``, ``rejected``.
+    """
+
+    bounds: I64
+    time_s: I64
+    command: U8
+    fault: U8
+    alarm: U8
+    emitted_bounds: I64
+    emitted: I64
+    due: I64
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@compiled
+def _draw(seed: int, vehicles: int, first: int, last: int, edges: np.ndarray, out: U8) -> None:
+    for v in range(vehicles):
+        for k in range(first, last):
+            dice = uniform(seed, v, k, _DRAW)
+            kind = 0
+            for f in range(len(edges)):
+                if dice < edges[f]:
+                    kind = f + 1
+                    break
+            out[v, k - first] = kind
+
+
+def make_plan(seed: int, odds: Mapping[str, float], first_s: I64, period_s: int, first: int, last: int) -> Plan:
+    """Plan of base reports ``first..last - 1``; vehicle v's k-th is at ``first_s[v] + k * period_s``."""
+    vehicles, per = len(first_s), last - first
+    marks = np.zeros((vehicles, per), np.uint8)
+    if any(odds.values()):
+        edges = np.cumsum([odds.get(name, 0.0) for name in NAMES])
+        _draw(seed, vehicles, first, last, edges, marks)
+    base = first_s[:, None] + np.arange(first, last, dtype=np.int64)[None, :] * period_s
+    if not marks.any():
+        rows = vehicles * per
+        bounds = np.arange(vehicles + 1, dtype=np.int64) * per
+        return Plan(
+            bounds, base.ravel(), np.full(rows, 2, np.uint8), np.zeros(rows, np.uint8), np.zeros(rows, np.uint8),
+            bounds.copy(), np.arange(rows, dtype=np.int64), np.tile(np.arange(1, per + 1, dtype=np.int64), vehicles),
+            {"reports": rows, "messages": rows, "stored": rows, "rejected": 0},
+        )  # fmt: skip
+    return _faulty(seed, marks, base, period_s)
+
+
+def _faulty(seed: int, marks: U8, base: I64, period_s: int) -> Plan:
+    """The slow way, vehicle by vehicle where there is a fault."""
+    vehicles, per = marks.shape
+    times: list[I64] = []
+    commands: list[U8] = []
+    faults: list[U8] = []
+    alarms: list[U8] = []
+    orders: list[I64] = []
+    dues: list[I64] = []
+    counts = dict.fromkeys(NAMES, 0)
+    at = 0
+    for v in range(vehicles):
+        if marks[v].any():
+            time_s, command, fault, alarm, order, due = _one(seed, v, marks[v], base[v], period_s, counts)
+        else:
+            time_s, command = base[v], np.full(per, 2, np.uint8)
+            fault = alarm = np.zeros(per, np.uint8)
+            order, due = np.arange(per, dtype=np.int64), np.arange(1, per + 1, dtype=np.int64)
+        times.append(time_s)
+        commands.append(command)
+        faults.append(fault)
+        alarms.append(alarm)
+        orders.append(order + at)
+        dues.append(due)
+        at += len(time_s)
+    fault, emitted = np.concatenate(faults), np.concatenate(orders)
+    refused = (fault[emitted] == WRONG_CLOCK) | (fault[emitted] == CORRUPT)
+    counts |= {
+        "reports": vehicles * per,
+        "messages": len(emitted),
+        "stored": len(np.unique(emitted[~refused])),
+        "rejected": int(refused.sum()),
+    }
+    return Plan(
+        np.concatenate([[0], np.cumsum([len(t) for t in times])]).astype(np.int64), np.concatenate(times),
+        np.concatenate(commands), fault, np.concatenate(alarms),
+        np.concatenate([[0], np.cumsum([len(o) for o in orders])]).astype(np.int64), emitted, np.concatenate(dues),
+        counts,
+    )  # fmt: skip
+
+
+def _one(
+    seed: int, vehicle: int, marks: U8, base: I64, period_s: int, counts: dict[str, int]
+) -> tuple[I64, U8, U8, U8, I64, I64]:
+    """Times, commands, faults, alarms, order and due counts of one vehicle's chunk."""
+    per = len(marks)
+    marks = marks.copy()
+    marks[-1] = 0 if marks[-1] in (DISORDER, OUTAGE, CORRUPT) else marks[-1]  # these need a report after them
+    held = np.zeros(per, np.int64)  # base report after which a held one goes out, 0 = at once
+    k = 0
+    while k < per:
+        if marks[k] == OUTAGE:
+            length = 2 + int(uniform(seed, vehicle, int(base[k]), _DRAW + 1) * (OUTAGE_REPORTS_MAX - 2))
+            until = min(k + length, per - 1)
+            held[k:until] = until
+            marks[k:until] = OUTAGE
+            marks[until] = 0
+            counts["outage"] += 1
+            k = until
+        k += 1
+    # (time, command, fault, alarm, base report after which it goes, order within)
+    rows: list[tuple[int, int, int, int, int, int]] = []
+    alarm_until = -1
+    seconds = {int(t) for t in base}
+    for k in range(per):
+        at, mark = int(base[k]), int(marks[k])
+        if mark == BURST:
+            counts["burst"] += 1
+            earliest = max(at - BURST_S, int(base[0]))
+            rows.extend((t, 3, BURST, 0, k, 1) for t in range(earliest, at) if t not in seconds)
+            latest = min(at + BURST_S, int(base[-1]) + period_s - 1)
+            later = [t for t in range(at + 1, latest + 1) if t not in seconds]
+            rows.extend((t, 2, BURST, 1, k + (t - at) // period_s, 1) for t in later)
+            alarm_until = at + BURST_S
+            seconds.update(range(earliest, latest + 1))
+        rows.append((at, 3 if mark == OUTAGE else 2, mark, int(at <= alarm_until), held[k] or k, 2 if held[k] else 0))
+        if mark not in (0, OUTAGE, BURST):
+            counts[NAMES[mark - 1]] += 1
+    rows.sort(key=lambda row: row[0])
+    table = np.array(rows, np.int64)
+    order = np.lexsort((table[:, 0], table[:, 5], table[:, 4]))
+    due = np.minimum(table[order, 4] + 1, per)
+    emitted: list[int] = []
+    dues: list[int] = []
+    for row, when in zip(order.tolist(), due.tolist(), strict=True):
+        mark = int(table[row, 2])
+        if mark == LOSS:
+            continue
+        emitted.append(row)
+        dues.append(when)
+        if mark == DUPLICATE:
+            emitted.append(row)
+            dues.append(when)
+    for i in range(len(emitted) - 1):
+        if table[emitted[i], 2] == DISORDER and emitted[i + 1] != emitted[i]:
+            emitted[i], emitted[i + 1] = emitted[i + 1], emitted[i]
+            dues[i] = dues[i + 1] = max(dues[i], dues[i + 1])
+    return (
+        table[:, 0].copy(), table[:, 1].astype(np.uint8), table[:, 2].astype(np.uint8), table[:, 3].astype(np.uint8),
+        np.array(emitted, np.int64), np.maximum.accumulate(np.array(dues, np.int64)) if dues else np.empty(0, np.int64),
+    )  # fmt: skip
+
+
+# Which signals a sensor may lose, and how.
+_LOSABLE: Final = tuple(
+    INDEX[name]
+    for name in ("speed_kmh", "soc_pct", "motor_temp_c", "motor_controller_temp_c", "motor_speed_rpm", "dcdc_state")
+)
+_LEVEL, _FLAGS = INDEX["alarm_level"], INDEX["alarm_flags"]
+_INSULATION_FLAG: Final = 1 << 11
+
+
+def blemish(plan: Plan, samples: Samples, seed: int) -> I64:
+    """Put sentinels and alarms into ``samples``; returns the time each report claims (n,)."""
+    claimed = plan.time_s
+    for row in np.flatnonzero(plan.fault == SENTINEL).tolist():
+        v, t = int(samples.vehicle[row]), int(plan.time_s[row])
+        for draw in range(1 + int(uniform(seed, v, t, _DRAW + 2) * 3)):
+            pick = _LOSABLE[int(uniform(seed, v, t, _DRAW + 3 + draw) * len(_LOSABLE))]
+            dead = uniform(seed, v, t, _DRAW + 8 + draw) < 0.5
+            samples.state[row, pick] = State.INVALID if dead else State.ABNORMAL
+            samples.num[row, pick] = 0
+        cell = int(uniform(seed, v, t, _DRAW + 12) * samples.cell_count[row])
+        samples.cells[row, cell] = 0xFFFF if uniform(seed, v, t, _DRAW + 13) < 0.5 else 0xFFFE
+    raised = np.flatnonzero(plan.alarm)
+    samples.num[raised, _LEVEL] = 3
+    samples.num[raised, _FLAGS] |= _INSULATION_FLAG
+    wrong = np.flatnonzero(plan.fault == WRONG_CLOCK)
+    if len(wrong):
+        claimed = claimed.copy()
+        claimed[wrong] = np.where(plan.time_s[wrong] % 2, YEAR_2099_S, YEAR_2000_S) + plan.time_s[wrong] % 10_000_000
+    return claimed
+
+
+def corrupt(plan: Plan, frames: U8, start: I64, seed: int) -> None:
+    """Change one byte of each frame that is to be damaged, behind the time, so that VIN and time still read."""
+    for row in np.flatnonzero(plan.fault == CORRUPT).tolist():
+        begin, end = int(start[row]) + 30, int(start[row + 1]) - 1
+        where = begin + int(uniform(seed, row, int(plan.time_s[row]), _DRAW + 20) * (end - begin))
+        frames[where] ^= 1 << int(uniform(seed, row, int(plan.time_s[row]), _DRAW + 21) * 8)
+
+
+def expected(counts: Mapping[str, int]) -> tuple[int, int]:
+    """(rows that must be stored, frames that must be refused) of everything planned."""
+    return counts.get("stored", 0), counts.get("rejected", 0)
