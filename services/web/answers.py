@@ -120,7 +120,7 @@ _READERS: Final[Mapping[str, Callable[[Any, int], Any]]] = {
     "notes": lambda value, _: blocks.notes(value),
     "flaws": lambda value, _: blocks.flaws(value),
     "cells": lambda value, edition: [pack.values() for pack in blocks.cell_packs(value, edition)] if value else None,
-    "temps": lambda value, _: [pack.values() for pack in blocks.temp_packs(value)] if value else None,
+    "temps": lambda value, edition: [pack.values() for pack in blocks.temp_packs(value, edition)] if value else None,
 }
 
 

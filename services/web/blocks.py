@@ -1,14 +1,14 @@
 """The lists of a report (cells, temps, motors, faults), kept as the wire has them, unpacked for people.
 
 ``cells`` and ``temps`` begin with their count of packs, ``motors`` with its count of motors, ``faults``
-with the count of storage-device faults (GB/T 32960.3 clauses 7.8, 7.9, 7.10, 7.2, 7.7 of our reference).
-A list that ends early is read as far as it goes: the decoder has noted it, and nothing here fails on
-stored bytes.
+with the count of storage-device faults.  Layouts, ranges and sentinels come from the edition tables of
+``schemas.gbt32960``.  A list that ends early is read as far as it goes: the decoder has noted it, and
+nothing here fails on stored bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,135 +16,121 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.batch import NOTES
+from schemas.gbt32960.commands import Edition
+from schemas.gbt32960.editions import EDITIONS
+from schemas.gbt32960.layout import Block, Each, Field, Values
+from schemas.gbt32960.reading import Reading, Scope, Torn, count_of, read_field, read_parts
 from schemas.signals import SIGNALS, State
-
-_CURRENT_BIAS: Final = {16: 10_000, 25: 30_000}  # raw tenths of an ampere
-_CELL_MAX, _TEMP_MAX = 60_000, 250  # largest raw value that is one
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """One pack's list: ``raw`` values at ``width`` bytes each; ``first`` is the number of the first of them."""
+    """One pack's list: the ``raw`` values of ``item``; ``first`` is the number of the first of them."""
 
     no: int
     raw: NDArray[np.integer[Any]]
-    width: int
+    item: Field
     first: int = 1
     total: int | None = None
     voltage_v: float | None = None
     current_a: float | None = None
 
     def values(self) -> list[float | int | None]:
-        """Volts or degrees Celsius; None where the raw value is a sentinel or out of range."""
-        if self.width == 2:
-            good: list[float | int | None] = (self.raw / 1000).tolist()
-        else:
-            good = (self.raw.astype(np.int64) - 40).tolist()
-        for i in np.nonzero(self.raw > self.highest)[0]:
+        """In the item's unit; None where the raw value is a sentinel or out of range."""
+        num = self.raw.astype(np.int64) * self.item.mul + self.item.add
+        good: list[float | int | None] = (num if self.item.div == 1 else num / self.item.div).tolist()
+        for i in self._without_value():
             good[i] = None
         return good
 
-    @property
-    def highest(self) -> int:
-        return _CELL_MAX if self.width == 2 else _TEMP_MAX
-
     def flaws(self) -> dict[int, str]:
         """Number of each value that is none, and why."""
-        return {
-            self.first + int(i): _sentinel(int(self.raw[i]), self.width) for i in np.nonzero(self.raw > self.highest)[0]
-        }
+        return {self.first + int(i): self.item.judge(int(self.raw[i]))[0].name.lower() for i in self._without_value()}
+
+    def _without_value(self) -> NDArray[np.intp]:
+        return np.nonzero((self.raw < self.item.lo) | (self.raw > self.item.hi))[0]
 
 
-def _sentinel(raw: int, width: int) -> str:
-    ones = (1 << 8 * width) - 1
-    return {ones: "invalid", ones - 1: "abnormal"}.get(raw, "out_of_range")
+def _block(name: str, edition: int) -> Block:
+    """A block of an edition's table; an edition that this version does not know is read as the newest."""
+    table = EDITIONS.get(edition) or EDITIONS[Edition.E2025]
+    return next(block for block in table.blocks.values() if block.name == name)
 
 
-def _scaled(raw: int, highest: int, bias: int, div: int) -> float | None:
-    return (raw - bias) / div if raw <= highest else None
+def _value(scope: Scope, name: str) -> float | int | None:
+    """The value of a field by its raw name, None when it has none or the edition has no such field."""
+    reading = scope.get(name)
+    if not isinstance(reading, Reading):
+        return None
+    state, num = reading.field.judge(reading.raw)
+    if state is not State.VALID:
+        return None
+    return num if reading.field.div == 1 else num / reading.field.div
 
 
-def _word(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 2], "big")
+def _items(block: Block, data: bytes) -> tuple[Each, int]:
+    """The structures that a block lists, and how many of them it announces."""
+    count, each = block.parts
+    assert isinstance(count, Field)
+    assert isinstance(each, Each)
+    return each, count_of(read_field(count, data, 0, len(data)))
+
+
+def _packs(block: Block, data: bytes | None) -> Iterable[tuple[Scope, NDArray[np.integer[Any]], Field]]:
+    """Of each pack its own figures, its raw values (not judged), and what they are."""
+    if not data:
+        return
+    each, count = _items(block, data)
+    *head, values = each.parts
+    assert isinstance(values, Values)
+    width, at = values.item.width, 1
+    for _ in range(count):
+        try:
+            scope, at = read_parts(tuple(head), data, at, len(data))
+        except Torn:
+            return
+        counted = scope[values.count]
+        assert isinstance(counted, Reading)
+        n = min(count_of(counted), (len(data) - at) // width)
+        yield scope, np.frombuffer(data, ">u2" if width == 2 else np.uint8, n, at), values.item
+        at += n * width
 
 
 def cell_packs(cells: bytes | None, edition: int) -> list[Pack]:
-    """Packs of a cell-voltage block (7.8, 7.9)."""
-    found: list[Pack] = []
-    if not cells or cells[0] >= 0xFE:
-        return found
-    head = 10 if edition == 16 else 7
-    at = 1
-    for _ in range(cells[0]):
-        if at + head > len(cells):
-            break
-        total = _word(cells, at + 5)
-        first, count = (_word(cells, at + 7), cells[at + 9]) if edition == 16 else (1, total)
-        if edition != 16 and total >= 0xFFFE:
-            count = 0
-        count = min(count, (len(cells) - at - head) // 2)
-        highest = (10_000, 20_000) if edition == 16 else (60_000, 60_000)
-        found.append(
-            Pack(
-                no=cells[at],
-                raw=np.frombuffer(cells, ">u2", count, at + head),
-                width=2,
-                first=first if 1 <= first <= 65_531 else 1,
-                total=total if total < 0xFFFE else None,
-                voltage_v=_scaled(_word(cells, at + 1), highest[0], 0, 10),
-                current_a=_scaled(_word(cells, at + 3), highest[1], _CURRENT_BIAS[16 if edition == 16 else 25], 10),
-            )
+    """Packs of a cell-voltage block (2016 table B.6, 2025 table 12)."""
+    return [
+        Pack(
+            no=scope.raw("no"),
+            raw=raw,
+            item=item,
+            # a first cell that breaks the standard (0 is seen) is read as 1; 2025 has no such field
+            first=int(_value(scope, "first_cell") or 1),
+            total=None if (total := _value(scope, "cell_total")) is None else int(total),
+            voltage_v=_value(scope, "voltage"),
+            current_a=_value(scope, "current"),
         )
-        at += head + 2 * count
-    return found
+        for scope, raw, item in _packs(_block("cell_voltages", edition), cells)
+    ]
 
 
-def temp_packs(temps: bytes | None) -> list[Pack]:
-    """Packs of a temperature block (7.10), the same in both editions."""
-    found: list[Pack] = []
-    if not temps or temps[0] >= 0xFE:
-        return found
-    at = 1
-    for _ in range(temps[0]):
-        if at + 3 > len(temps):
-            break
-        count = _word(temps, at + 1)
-        count = min(0 if count >= 0xFFFE else count, len(temps) - at - 3)
-        found.append(Pack(no=temps[at], raw=np.frombuffer(temps, np.uint8, count, at + 3), width=1))
-        at += 3 + count
-    return found
-
-
-# name, bytes, largest valid raw, bias, divisor (7.2)
-_MOTOR: Final[Mapping[int, tuple[tuple[str, int, int, int, int], ...]]] = {
-    16: (
-        ("no", 1, 253, 0, 1), ("state", 1, 4, 0, 1), ("controller_temp_c", 1, 250, 40, 1),
-        ("speed_rpm", 2, 65_531, 20_000, 1), ("torque_nm", 2, 65_531, 20_000, 10), ("temp_c", 1, 250, 40, 1),
-        ("input_voltage_v", 2, 60_000, 0, 10), ("bus_current_a", 2, 20_000, 10_000, 10),
-    ),
-    25: (
-        ("no", 1, 253, 0, 1), ("state", 1, 4, 0, 1), ("controller_temp_c", 1, 250, 40, 1),
-        ("speed_rpm", 2, 65_531, 32_000, 1), ("torque_nm", 4, 400_000, 200_000, 10), ("temp_c", 1, 250, 40, 1),
-    ),
-}  # fmt: skip
+def temp_packs(temps: bytes | None, edition: int) -> list[Pack]:
+    """Packs of a temperature block (2016 table B.8, 2025 table 14)."""
+    block = _block("cell_temperatures", edition)
+    return [Pack(no=scope.raw("no"), raw=raw, item=item) for scope, raw, item in _packs(block, temps)]
 
 
 def motors(data: bytes | None, edition: int) -> list[dict[str, Any]]:
-    """Every drive motor of a report that lists more than one (7.2)."""
-    if not data or data[0] >= 0xFE:
+    """Every drive motor of a report that lists more than one (2016 table 11, 2025 table 16)."""
+    if not data:
         return []
-    layout = _MOTOR[16 if edition == 16 else 25]
-    size = sum(width for _, width, *_ in layout)
-    found = []
-    for begin in range(1, min(1 + data[0] * size, len(data) - size + 1), size):
-        motor: dict[str, Any] = {}
-        at = begin
-        for name, width, highest, bias, div in layout:
-            raw = int.from_bytes(data[at : at + width], "big")
-            at += width
-            value = _scaled(raw, highest, bias, div)
-            motor[name] = int(value) if value is not None and div == 1 else value
-        found.append(motor)
+    each, count = _items(_block("drive_motor", edition), data)
+    found, at = [], 1
+    for _ in range(count):
+        try:
+            scope, at = read_parts(each.parts, data, at, len(data))
+        except Torn:
+            break
+        found.append({part.name: _value(scope, part.raw) for part in each.parts if isinstance(part, Field)})
     return found
 
 

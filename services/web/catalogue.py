@@ -1,23 +1,29 @@
-"""What the names and codes of a report mean, taken from the signal catalogue's own texts."""
+"""What the names and codes of a report mean: the signal catalogue, and the words of the edition tables."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from typing import Any, Final
 
+from schemas.gbt32960.commands import Edition
+from schemas.gbt32960.editions import EDITIONS
+from schemas.gbt32960.layout import Field as WireField
 from schemas.signals import INDEX, SIGNALS, Signal, aggregates
 from services.web.parameters import EXTRA_FIELDS, Field
 
-_CODE: Final = re.compile(r"(\d+) ([^,;(]+)")
+
+def _words() -> Iterator[tuple[str, dict[int, str]]]:
+    for table in EDITIONS.values():
+        for block in table.blocks.values():
+            for part in (field for group in block.groups() for field in group):
+                assert isinstance(part, WireField)
+                if part.signal is not None and part.names:
+                    yield part.signal, dict(part.names)
 
 
-def _codes(signal: Signal) -> dict[int, str]:
-    """{1: "started", ...} of a text such as "1 started, 2 off, 3 other"; empty for other texts."""
-    text = signal.text.rpartition(": ")[2]
-    return {int(code): word.strip() for code, word in _CODE.findall(text)} if re.match(r"\d+ [a-zA-Z]", text) else {}
-
-
-CODES: Final[dict[str, dict[int, str]]] = {s.name: _codes(s) for s in SIGNALS if not s.unit and _codes(s)}
+CODES: Final[dict[str, dict[int, str]]] = {}
+for _signal_name, _names in _words():
+    CODES.setdefault(_signal_name, {}).update(_names)
 
 
 def meaning(name: str, value: Any) -> str | None:
@@ -25,23 +31,10 @@ def meaning(name: str, value: Any) -> str | None:
     return CODES.get(name, {}).get(value)
 
 
-# General alarm flags (clause 7.13 of our reference), bit 0 first; the two editions differ in two names.
-_FLAGS_16: Final = (
-    "temperature_difference", "battery_high_temperature", "storage_over_voltage", "storage_under_voltage", "soc_low",
-    "cell_over_voltage", "cell_under_voltage", "soc_too_high", "soc_jump", "rechargeable_system_mismatch",
-    "poor_cell_consistency", "insulation", "dcdc_temperature", "brake_system", "dcdc_status",
-    "motor_controller_temperature", "high_voltage_interlock", "motor_temperature", "storage_overcharge",
-)  # fmt: skip
-_FLAGS_25: Final = (
-    *_FLAGS_16, "motor_overspeed", "motor_overcurrent", "supercap_over_temperature", "supercap_over_voltage",
-    "thermal_event", "hydrogen_leak", "hydrogen_pressure", "hydrogen_temperature", "stack_over_temperature",
-)  # fmt: skip
-
-
 def alarm_names(flags: int, edition: int) -> list[str]:
-    """Names of the alarm flags that are set; a reserved bit reads ``bit_<n>``."""
-    names = _FLAGS_25 if edition == 25 else _FLAGS_16
-    return [names[bit] if bit < len(names) else f"bit_{bit}" for bit in range(32) if flags >> bit & 1]
+    """Names of the general alarm flags that are set; a reserved bit reads ``reserved_<n>``."""
+    names = (EDITIONS.get(edition) or EDITIONS[Edition.E2025]).flag_names
+    return [names[bit] if bit < len(names) else f"reserved_{bit}" for bit in range(32) if flags >> bit & 1]
 
 
 def _signal(signal: Signal) -> dict[str, Any]:

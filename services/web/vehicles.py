@@ -163,7 +163,7 @@ def report(rows: list[dict[str, Any]], ctx: Context) -> dict[str, Any]:
         "temps": [
             {"no": pack.no, "temps_c": pack.values(), "flaws": {str(n): state for n, state in pack.flaws().items()}}
             for row in rows
-            for pack in blocks.temp_packs(row["temps"])
+            for pack in blocks.temp_packs(row["temps"], edition)
         ],
         "motors": [motor for row in rows for motor in blocks.motors(row["motors"], edition)],
         "faults": faults,

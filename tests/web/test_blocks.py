@@ -44,7 +44,7 @@ def test_cells_2025() -> None:
 
 def test_temperatures() -> None:
     name = "emqx-temps-2025"
-    packs = blocks.temp_packs(body(name))
+    packs = blocks.temp_packs(body(name), 25)
     assert [pack.values() for pack in packs] == [expected(name, f"packs.{i}.temps_c") for i in (0, 1)]
 
 
@@ -52,7 +52,7 @@ def test_motors_2025() -> None:
     name = "emqx-motor-2025"
     first, second = blocks.motors(body(name), 25)
     assert (first["speed_rpm"], first["torque_nm"]) == (-2000, -17500)
-    assert second["temp_c"] == expected(name, "motors.1.motor_temp_c")
+    assert second["motor_temp_c"] == expected(name, "motors.1.motor_temp_c")
 
 
 def test_faults_of_both_editions() -> None:
@@ -72,7 +72,7 @@ def test_sentinels_have_no_value_and_keep_their_names() -> None:
     [pack] = blocks.cell_packs(frame[at + 1 :], 16)
     assert (len(pack.values()), set(pack.values()), pack.voltage_v, pack.current_a) == (96, {None}, 381.3, 0)
     assert pack.flaws()[96] == "invalid"
-    [probes] = blocks.temp_packs(frame[at + 1 + 11 + 2 * 96 + 1 : -1])
+    [probes] = blocks.temp_packs(frame[at + 1 + 11 + 2 * 96 + 1 : -1], 16)
     assert probes.values() == [-26] + [None] * 23
 
 
@@ -89,7 +89,7 @@ def test_flaws_and_notes() -> None:
 def test_no_stored_bytes_make_it_fail(data: bytes, edition: int) -> None:
     for pack in blocks.merged(blocks.cell_packs(data, edition)):
         assert len(pack["cells_v"]) <= 65_531 + 255
-    for pack in (*blocks.cell_packs(data, edition), *blocks.temp_packs(data)):
+    for pack in (*blocks.cell_packs(data, edition), *blocks.temp_packs(data, edition)):
         assert len(pack.values()) == len(pack.raw)
         pack.flaws()
     blocks.motors(data, edition)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+import uvloop
 
 from services.errors import PortInUse, UsageError
 from services.settings import Settings
@@ -31,6 +32,22 @@ async def test_answers_and_stops(db: psycopg.Connection[Any], dsn: str) -> None:
     await serving
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, port))
+
+
+def test_runs_on_the_loop_that_production_has(fleet_dsn: str) -> None:
+    async def once() -> int:
+        stop = asyncio.Event()
+        address: asyncio.Future[tuple[str, int]] = asyncio.get_running_loop().create_future()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve(Settings(), Queries(fleet_dsn), stop, port=0, started=address.set_result))
+            host, port = await address
+            async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
+                count: int = (await client.get("/v1/vehicles")).json()["count"]
+            stop.set()
+        return count
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(once()) == 4
 
 
 async def test_port_in_use_is_said_before_anything_starts() -> None:

@@ -74,7 +74,7 @@ async def test_latest_report_whole(client: httpx.AsyncClient) -> None:
     assert latest.age_s == 10.0
     assert latest.signals["speed_kmh"] == rows.driven(3590)["speed_kmh"]
     assert latest.meanings["vehicle_state"] == "started"
-    assert latest.meanings["charge_state"] == "not charging"
+    assert latest.meanings["charge_state"] == "not_charging"
     assert latest.flaws == {"insulation_resistance_kohm": "invalid"}
     assert latest.kind == "realtime"
     [pack] = latest.packs

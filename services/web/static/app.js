@@ -186,7 +186,7 @@ function chips(latest) {
   if (level > 0) found.push(el("span", { class: "chip bad" }, `alarm level ${level}`));
   for (const name of latest.alarms) found.push(el("span", { class: "chip bad" }, name.replaceAll("_", " ")));
   for (const [name, word] of Object.entries(latest.meanings)) {
-    if (["vehicle_state", "charge_state", "run_mode"].includes(name)) found.push(el("span", { class: "chip" }, `${name.replace("_state", "").replace("_", " ")}: ${word}`));
+    if (["vehicle_state", "charge_state", "run_mode"].includes(name)) found.push(el("span", { class: "chip" }, `${name.replace("_state", "").replace("_", " ")}: ${word.replaceAll("_", " ")}`));
   }
   for (const [name, state] of Object.entries(latest.flaws)) found.push(el("span", { class: "chip warn" }, `${name} ${state.replaceAll("_", " ")}`));
   for (const note of latest.notes) found.push(el("span", { class: "chip warn" }, note.replaceAll("_", " ")));
