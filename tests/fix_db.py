@@ -104,6 +104,15 @@ def empty_dsn(databases: Databases) -> Iterator[str]:
     databases.drop(created)
 
 
+@pytest.fixture(scope="session")
+def read_db(databases: Databases) -> Iterator[psycopg.Connection[Any]]:
+    """A read-only connection to a migrated database that all tests share: for SQL that changes nothing."""
+    created = databases.create(migrated=True)
+    with psycopg.connect(created, autocommit=True, options="-c default_transaction_read_only=on") as connection:
+        yield connection
+    databases.drop(created)
+
+
 @pytest.fixture
 def db(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection to ``dsn`` in autocommit, to look and to prepare."""

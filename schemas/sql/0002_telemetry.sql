@@ -152,8 +152,11 @@ BEGIN
     FOR day IN SELECT generate_series(first, last, interval '1 day')::date LOOP
         name := 'telemetry_' || to_char(day, 'YYYYMMDD');
         CONTINUE WHEN to_regclass(name) IS NOT NULL;
-        PERFORM pg_advisory_xact_lock(7236328, 2);  -- two pipelines may want the same day at once
-        CONTINUE WHEN to_regclass(name) IS NOT NULL;
+        -- Two pipelines may want the same day at once. Then the table itself is asked: to_regclass may still
+        -- remember the "no" from before the wait.
+        PERFORM pg_advisory_xact_lock(7236328, 2);
+        CONTINUE WHEN EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                              WHERE i.inhparent = 'telemetry'::regclass AND c.relname = name);
         -- LIKE and ATTACH rather than PARTITION OF: readers and writers of other days are not kept waiting.
         -- toast_tuple_target: a row of some hundred cells stays in one piece, neither compressed nor cut.
         EXECUTE format('CREATE TABLE %I (LIKE telemetry INCLUDING DEFAULTS INCLUDING STORAGE)'

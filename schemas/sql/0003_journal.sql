@@ -24,7 +24,9 @@ DECLARE
 BEGIN
     FOR day IN SELECT generate_series(first, last, interval '1 day')::date LOOP
         name := 'journal_' || to_char(day, 'YYYYMMDD');
-        CONTINUE WHEN to_regclass(name) IS NOT NULL;
+        PERFORM pg_advisory_xact_lock(7236328, 1);  -- the appenders' lock
+        CONTINUE WHEN EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                              WHERE i.inhparent = 'journal'::regclass AND c.relname = name);
         EXECUTE format('CREATE TABLE %I (LIKE journal INCLUDING DEFAULTS INCLUDING STORAGE)'
                        ' WITH (toast_tuple_target = 8160)', name);
         EXECUTE format('ALTER TABLE journal ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)', name,

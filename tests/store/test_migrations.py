@@ -70,8 +70,8 @@ def test_a_database_that_is_away() -> None:
 
 
 @pytest.mark.parametrize("table", COPIED)
-def test_columns_are_those_of_the_catalogue(db: psycopg.Connection[Any], table: str) -> None:
-    found = db.execute(
+def test_columns_are_those_of_the_catalogue(read_db: psycopg.Connection[Any], table: str) -> None:
+    found = read_db.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         [table],
@@ -80,22 +80,22 @@ def test_columns_are_those_of_the_catalogue(db: psycopg.Connection[Any], table: 
     assert [name for name, _ in found] == list(COPIED[table])
 
 
-def test_ledger_columns(db: psycopg.Connection[Any]) -> None:
-    found = db.execute(
+def test_ledger_columns(read_db: psycopg.Connection[Any]) -> None:
+    found = read_db.execute(
         "SELECT attname FROM pg_attribute WHERE attrelid = 'ledger'::regclass AND attnum > 0 ORDER BY attnum"
     )
     assert [name for (name,) in found] == ["partition", *LEDGER]
 
 
-def test_signals_table_is_the_catalogue(db: psycopg.Connection[Any]) -> None:
-    found = db.execute("SELECT position, name, unit, sql, div, text FROM signals ORDER BY position").fetchall()
+def test_signals_table_is_the_catalogue(read_db: psycopg.Connection[Any]) -> None:
+    found = read_db.execute("SELECT position, name, unit, sql, div, text FROM signals ORDER BY position").fetchall()
     assert found == [(i, s.name, s.unit, s.sql, s.div, s.text) for i, s in enumerate(SIGNALS)]
 
 
 @pytest.mark.parametrize("vin", ["LSVTEST0000000001", "LSV", "12345678901234567", "a"])
-def test_partition_of_a_vin_is_the_same_in_sql(db: psycopg.Connection[Any], vin: str) -> None:
+def test_partition_of_a_vin_is_the_same_in_sql(read_db: psycopg.Connection[Any], vin: str) -> None:
     for partitions in (1, 7, 8, 4096):
-        found = db.execute("SELECT journal_partition(%s, %s)", (vin, partitions)).fetchone()
+        found = read_db.execute("SELECT journal_partition(%s, %s)", (vin, partitions)).fetchone()
         assert found == (partition_of_vin(vin, partitions),)
 
 
