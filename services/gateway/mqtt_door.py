@@ -203,6 +203,10 @@ class MqttDoor(BaseDoor):
         else:
             self._refuse(link, connect.version, *_REFUSAL[verdict])
 
+    def stop_verifying(self) -> None:
+        for task in self._verifications:
+            task.cancel()
+
     def _accept(self, link: Link, connect: Connect, vin: str) -> None:
         longest_s = self.mqtt.keep_alive_max_s
         granted_s = min(connect.keep_alive_s or longest_s, longest_s)

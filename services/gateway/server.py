@@ -82,6 +82,8 @@ class Gateway:
             asyncio.create_task(self._committer.run(), name="gateway commits"),
             asyncio.create_task(self._sweep(), name="gateway deadlines"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._task_ended)
 
     async def drain(self, timeout_s: float) -> None:
         """Accept no more, make durable and answer what has arrived, close.
@@ -93,6 +95,7 @@ class Gateway:
         links = self._connections.all()
         for link in links:
             link.pause(1 << 30)
+        self.mqtt.stop_verifying()
         self._intake.tick()
         try:
             await asyncio.wait_for(self._committer.flushed(), timeout_s)
@@ -122,8 +125,21 @@ class Gateway:
                 raise outcome
 
     async def wait(self) -> None:
-        """Returns never; raises what ends the gateway's own tasks, which is always a fault of ours."""
-        await asyncio.gather(*self._tasks)
+        """Returns after ``drain``; raises what ended one of the gateway's own tasks: a fault of ours."""
+        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (fault := task.exception()) is not None:
+                raise fault
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A task of ours has failed: vehicles must not go on sending to a gateway that cannot answer."""
+        if task.cancelled() or (fault := task.exception()) is None:
+            return
+        log.critical("%s failed, every connection is closed: %s", task.get_name(), fault, exc_info=fault)
+        for server in self._servers:
+            server.close()
+        for link in self._connections.all():
+            link.abort()
 
     async def _listen(self, door: MqttDoor | GbtDoor, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
