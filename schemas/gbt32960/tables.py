@@ -21,7 +21,7 @@ import numpy as np
 from schemas.batch import I64
 from schemas.gbt32960.commands import Edition
 from schemas.gbt32960.editions import EDITIONS
-from schemas.gbt32960.layout import CUSTOM_FIRST, CUSTOM_LAST, SIGNATURE_TYPE, Block, Each, Field, Values
+from schemas.gbt32960.layout import CUSTOM_FIRST, CUSTOM_LAST, SIGNATURE_TYPE, Block, Each, Field, Kind, Values
 from schemas.signals import INDEX
 
 SIGNAL, BACK, MASK, LO, SPAN, MUL, ADD, INVALID_BITS = range(8)
@@ -116,6 +116,8 @@ def build() -> Tables:
             shape = _item_shape(block) if layout in EACH_LAYOUTS else (0, 0, 0)
             if layout == ALARM:
                 shape = sum(not isinstance(part, Field) for part in block.parts), 0, 0
+                counts = [part for part in block.parts if isinstance(part, Field) and part.kind is Kind.COUNT]
+                assert all(part.lo == 0 for part in counts), "the kernel takes an alarm count of 0 as valid unseen"
             rows[kind] = layout, len(groups), *shape
             for group in block.groups():
                 first, offset = len(fields), 0
