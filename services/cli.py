@@ -117,7 +117,7 @@ def _run_system(settings: Settings, seconds: float | None, fleet: Any = None) ->
 
     stop = _stop_event()
     out.print("[bold]nevstream[/bold] starting")
-    system = System(settings, on_event=_narrate)
+    system = System(settings, on_event=_narrate, cancel=stop)
     try:
         system.start()
         took = f"ready in {system.start_seconds:.1f} s"
@@ -158,7 +158,7 @@ def up(
 def demo(
     config: ConfigOption = None,
     vehicles: Annotated[int, typer.Option(min=1, help="Vehicles, half over MQTT and half over GB/T 32960.")] = 200,
-    period: Annotated[float, typer.Option(min=0.01, help="Seconds between two reports of a vehicle.")] = 1.0,
+    period: Annotated[int, typer.Option(min=1, help="Seconds between two reports of a vehicle.")] = 1,
     seconds: Annotated[float | None, typer.Option(help="Stop by itself after this long.")] = None,
 ) -> None:
     """`up`, and a simulated fleet that drives and charges against it."""
@@ -391,6 +391,77 @@ def latest(vin: str, api: ApiOption = None, as_json: JsonOption = False) -> None
 
 
 # -- load and proof --------------------------------------------------------------------------------------
+
+
+@app.command()
+def simulate(
+    host: Annotated[str, typer.Option(help="Address of the platform.")] = "127.0.0.1",
+    mqtt_port: Annotated[int, typer.Option(help="Its MQTT port.")] = 1883,
+    gbt_port: Annotated[int, typer.Option(help="Its GB/T 32960 port.")] = 32960,
+    vehicles: Annotated[int, typer.Option(min=1, help="Vehicles.")] = 200,
+    mqtt_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share over MQTT; the others speak GB/T over TCP.")
+    ] = 0.5,
+    mqtt_version: Annotated[str, typer.Option(help="3.1.1, 5 or mixed.")] = "mixed",
+    period: Annotated[
+        int, typer.Option(min=1, help="Seconds between two reports of a vehicle, on its own clock.")
+    ] = 10,
+    speed: Annotated[float, typer.Option(min=0, help="Vehicle seconds per second; 0 = as fast as answers come.")] = 1.0,
+    reports: Annotated[int | None, typer.Option(min=1, help="Reports per vehicle (default: until stopped).")] = None,
+    duration: Annotated[float | None, typer.Option(help="Stop after so many seconds.")] = None,
+    window: Annotated[int, typer.Option(min=1, help="Un-answered reports a vehicle may have.")] = 10,
+    faults: Annotated[str, typer.Option(help="none, demo or dirty.")] = "none",
+    seed: Annotated[int, typer.Option(help="The same seed is the same fleet.")] = 1,
+    model: Annotated[str | None, typer.Option(help="One model of the simulator's catalogue (default: all).")] = None,
+    reissue: Annotated[bool, typer.Option(help="Send what a lost link left un-answered as 0x03 (GB/T).")] = False,
+    client: Annotated[str, typer.Option(help="fast, or aiomqtt for the MQTT vehicles (slow).")] = "fast",
+    truth: Annotated[Path | None, typer.Option(help="Write what really happened to this file (JSON lines).")] = None,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while it runs.")] = False,
+) -> None:
+    """Drive simulated vehicles against a platform, over MQTT and GB/T 32960.
+
+    A password for MQTT is taken from NEVSTREAM_SIMULATE_PASSWORD.  Exit code 1 when something that was sent
+    was never answered.
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    from services.fleetsim.command import simulate as run
+
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), console=err, disable=quiet, transient=not as_json
+    ) as bar:
+        task = bar.add_task("preparing vehicles")
+
+        def show(now: Any) -> None:
+            p99 = now["ack_p99_ms"]
+            bar.update(
+                task,
+                description=f"{now['connected']:,} of {now['vehicles']:,} connected · sent {now['sent']:,} · "
+                f"acked {now['acked']:,} ({now['acked_per_s']:,.0f}/s) · ack p99 "
+                f"{'–' if p99 is None else f'{p99:,.0f} ms'}"
+                + (f" · {now['last_error']}" if now["connected"] < now["vehicles"] and now["last_error"] else ""),
+            )
+
+        result = run(
+            host=host, mqtt_port=mqtt_port, gbt_port=gbt_port, vehicles=vehicles, seed=seed, model=model,
+            mqtt_share=mqtt_share, mqtt_version=mqtt_version, period_s=period, speed=speed or None, reports=reports,
+            duration_s=duration, window=window, faults=faults, client=client, reissue=reissue, truth=truth,
+            password=os.environ.get("NEVSTREAM_SIMULATE_PASSWORD"), progress=show,
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    elif not quiet:
+        out.print(
+            f"sent {result.sent:,} reports of {result.vehicles:,} vehicles in {result.seconds:.1f} s "
+            f"({result.frames_per_s:,.0f}/s), acked {result.acked:,}, refused {result.refused:,}; "
+            f"ack p50 {result.ack_p50_ms} ms, p99 {result.ack_p99_ms} ms",
+            highlight=False,
+        )
+    if not result.complete:
+        if not quiet:
+            err.print(f"[yellow]not everything was answered[/yellow] {result.last_error}", highlight=False)
+        raise typer.Exit(1)
 
 
 @app.command()

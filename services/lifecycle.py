@@ -59,6 +59,19 @@ def report(event: str, **facts: Any) -> None:
         log.debug("the parent no longer listens: %s", error)
 
 
+def share_port(host: str, port: int) -> socket.socket:
+    """A socket bound to an address that other processes of ours may share (SO_REUSEPORT), not yet listening."""
+    shared = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind((host, port))
+    except OSError:
+        shared.close()
+        raise
+    return shared
+
+
 def reserve_port(host: str, port: int, what: str) -> socket.socket:
     """Hold an address without listening on it, so that children can share it with SO_REUSEPORT.
 
@@ -71,10 +84,7 @@ def reserve_port(host: str, port: int, what: str) -> socket.socket:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        held = socket.socket(family, socket.SOCK_STREAM)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((host, port))
+        held = share_port(host, port)
     except PermissionError as error:
         raise UsageError(f"{what}: not allowed to listen on {where}; ports below 1024 need the right to") from error
     except socket.gaierror as error:
@@ -155,8 +165,8 @@ class Supervisor:
         self._children[name] = child
         return child
 
-    def wait_ready(self, timeout_s: float) -> None:
-        """Wait for every child's ``ready``; raises when one says it cannot, or time runs out."""
+    def wait_ready(self, timeout_s: float, cancel: threading.Event | None = None) -> None:
+        """Wait for every child's ``ready``; raises when one says it cannot, time runs out, or ``cancel`` is set."""
         deadline = time.monotonic() + timeout_s
         for child in list(self._children.values()):
             while not child.ready.wait(0.05):
@@ -164,6 +174,8 @@ class Supervisor:
                     raise self._failure
                 if child.fatal is not None:
                     raise NevstreamError(f"{child.name} cannot start: {child.fatal}")
+                if cancel is not None and cancel.is_set():
+                    raise NevstreamError("stopped while starting")
                 if time.monotonic() > deadline:
                     raise NevstreamError(f"{child.name} is not ready after {timeout_s:.0f} s; its log above says why")
 

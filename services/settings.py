@@ -7,6 +7,7 @@ and a TOML file (``nevstream.toml``, or ``--config``, or ``NEVSTREAM_CONFIG``). 
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from services.errors import SettingsError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 DEFAULT_FILE = Path("nevstream.toml")
+PREFIX = "NEVSTREAM_"
 
 
 class Section(BaseModel):
@@ -179,16 +180,8 @@ class Web(Section):
     rows_max: int = Field(10_000, ge=1, description="Most rows in one page of telemetry.")
 
 
-class Settings(BaseSettings):
-    """All sections.  ``Settings.read()`` is the one way in."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="NEVSTREAM_",
-        env_nested_delimiter="__",
-        frozen=True,
-        extra="forbid",
-        nested_model_default_partial_update=True,
-    )
+class Settings(Section):
+    """All sections.  ``Settings.read()`` is the way in for people, ``Settings.model_validate`` for programs."""
 
     runtime_dir: Path = Field(
         Path(".nevstream/run"), description="Where processes keep their metrics files and sockets; made when missing."
@@ -199,18 +192,6 @@ class Settings(BaseSettings):
     gateway: Gateway = Field(default_factory=lambda: Gateway(), description="The doors vehicles connect to.")
     pipeline: Pipeline = Field(default_factory=lambda: Pipeline(), description="Journal to rows.")
     web: Web = Field(default_factory=lambda: Web(), description="HTTP API.")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The environment outranks the file, which arrives as the init argument of `read`.
-        return env_settings, init_settings
 
     @classmethod
     def read(cls, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -232,11 +213,7 @@ class Settings(BaseSettings):
             except tomllib.TOMLDecodeError as error:
                 raise SettingsError(f"settings file {file}: {error}") from error
         try:
-            settings = cls(**values)
-            if overrides:
-                # applied last so that a flag beats both the file and the environment
-                settings = cls.model_validate(_merged(settings.model_dump(), overrides))
-            return settings
+            return cls.model_validate(_merged(_merged(values, _environment(os.environ)), overrides or {}))
         except ValidationError as error:
             lines = "\n".join(_mistake(dict(e)) for e in error.errors())
             # the chain would carry the values themselves, secrets included
@@ -251,6 +228,26 @@ def _mistake(error: Mapping[str, Any]) -> str:
     path = [str(part) for part in error["loc"]]
     given = "" if _SECRET_OPTIONS & set(path) else f" (got {error.get('input')!r})"
     return f"  {'.'.join(path)}: {error['msg']}{given}"
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    """NEVSTREAM_GATEWAY__MQTT__PORT=1884 as {"gateway": {"mqtt": {"port": "1884"}}}; a table may be given as JSON."""
+    values: dict[str, Any] = {}
+    for name, value in variables.items():
+        first, *rest = name.removeprefix(PREFIX).lower().split("__")
+        # NEVSTREAM_CONFIG, NEVSTREAM_LOG and the like are not settings
+        if not name.startswith(PREFIX) or first not in Settings.model_fields:
+            continue
+        given: Any = value
+        if value.lstrip().startswith("{"):
+            try:
+                given = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise SettingsError(f"environment variable {name}: not a JSON object ({error})") from None
+        for part in reversed(rest):
+            given = {part: given}
+        values = _merged(values, {first: given})
+    return values
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -29,7 +30,7 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from services.errors import NevstreamError, Unavailable, UsageError
-from services.lifecycle import Supervisor, end_with_parent, report, reserve_port
+from services.lifecycle import Supervisor, end_with_parent, report, reserve_port, share_port
 from services.settings import JournalKind, Settings
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class System:
         settings: Settings,
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
+        cancel: threading.Event | None = None,
     ) -> None:
         if settings.journal.kind is JournalKind.MEMORY:
             raise UsageError(
@@ -82,6 +84,7 @@ class System:
         self.compile_seconds = 0.0
         self._on_event = on_event or (lambda name, facts: None)
         self._ready_timeout_s = ready_timeout_s
+        self._cancel = cancel
         self._held: list[socket.socket] = []
         self._server: Any = None
         self._supervisor: Supervisor | None = None
@@ -138,7 +141,7 @@ class System:
                 for index in range(count):
                     argv = [sys.executable, "-m", "services.topology", role, str(index), str(file)]
                     supervisor.add(f"{role}-{index}", argv)
-            supervisor.wait_ready(self._ready_timeout_s)
+            supervisor.wait_ready(self._ready_timeout_s, self._cancel)
         except BaseException:
             self.stop()
             raise
@@ -285,14 +288,20 @@ def _load(steps: list[tuple[str, Callable[[], None]]]) -> None:
         step()
 
 
-def warm_steps() -> list[tuple[str, Callable[[], None]]]:
-    """Every module with kernels, in the order in which a packet meets them."""
-    from schemas.gbt32960 import decode, frame
-    from schemas.mqtt import packets
-    from services.gateway import scan
-    from services.pipeline import rows, validate, vehicles
+def warm_steps(role: str | None = None) -> list[tuple[str, Callable[[], None]]]:
+    """The modules with kernels, in the order in which a packet meets them: a role's own, or all."""
+    modules: list[Any] = []
+    if role in (None, "gateway"):
+        from schemas.gbt32960 import frame, replies
+        from schemas.mqtt import scan
+        from services.gateway import gather, scan_gbt, scan_mqtt
 
-    modules = (packets, frame, scan, decode, validate, vehicles, rows)
+        modules += [frame, replies, scan, scan_mqtt, scan_gbt, gather]
+    if role in (None, "pipeline"):
+        from schemas.gbt32960 import decode
+        from services.pipeline import rows, validate, vehicles
+
+        modules += [decode, validate, vehicles, rows]
     return [(module.__name__.removeprefix("schemas.").removeprefix("services."), module.warm) for module in modules]
 
 
@@ -324,6 +333,7 @@ async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> No
     from services.journal.postgres import PostgresJournal
     from services.store.directory import PostgresDirectory
 
+    _load(warm_steps("gateway"))
     dsn = _dsn(settings)
     journal = PostgresJournal(dsn, settings.journal.partitions)
     directory = PostgresDirectory(dsn)
@@ -347,6 +357,7 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
     from services.pipeline.worker import Pipeline
     from services.store.postgres import PostgresSink
 
+    _load(warm_steps("pipeline"))
     dsn = _dsn(settings)
     mine = [p for p in range(settings.journal.partitions) if p % settings.pipeline.processes == index]
     journal = PostgresJournal(dsn, settings.journal.partitions)
@@ -363,18 +374,17 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
         await journal.close()
 
 
-async def run_web(settings: Settings, index: int, stop: asyncio.Event) -> None:
+async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
     """The HTTP API."""
     from services.store.queries import Queries
-    from services.web.app import create_app
-    from services.web.server import serve
+    from services.web.server import BACKLOG, serve
 
-    queries = Queries(_dsn(settings))
-    app = create_app(settings, queries)
-    try:
-        await serve(app, settings, stop, on_ready=lambda: report("ready", index=index))
-    finally:
-        await queries.close()
+    sock = share_port(settings.web.host, settings.web.port)
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    await serve(
+        settings, Queries(_dsn(settings)), stop, sock=sock, started=lambda address: report("ready", address=address)
+    )
 
 
 ROLES: Final = {"gateway": run_gateway, "pipeline": run_pipeline, "web": run_web}
@@ -407,7 +417,7 @@ def child_main(argv: list[str]) -> int:
     role, index, file = argv
     import uvloop
 
-    settings = Settings.read(Path(file))
+    settings = Settings.model_validate_json(Path(file).read_bytes())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run_role(role, int(index), settings))

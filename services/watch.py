@@ -37,15 +37,15 @@ _ROWS = (
 class FleetProcess:
     """The demo's simulated fleet, as a process of its own that ends with the demo."""
 
-    def __init__(self, vehicles: int, period_s: float) -> None:
+    def __init__(self, vehicles: int, period_s: int) -> None:
         self._vehicles, self._period_s = vehicles, period_s
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, system: System) -> None:
         """Point the fleet at the running system's doors."""
-        mqtt, gbt = (":".join(map(str, system.addresses[door])) for door in ("mqtt", "gbt32960"))
-        argv = [sys.executable, "-m", "services.cli", "simulate", "--vehicles", str(self._vehicles)]
-        argv += ["--period", str(self._period_s), "--mqtt", mqtt, "--gbt32960", gbt, "--quiet"]
+        argv = [sys.executable, "-m", "services.cli", "simulate", "--quiet", "--faults", "demo"]
+        argv += ["--vehicles", str(self._vehicles), "--period", str(self._period_s)]
+        argv += ["--mqtt-port", str(system.addresses["mqtt"][1]), "--gbt-port", str(system.addresses["gbt32960"][1])]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def check(self) -> None:

@@ -34,9 +34,7 @@ def test_the_sample_as_printed_changes_nothing(tmp_path: Path) -> None:
 def test_every_option_has_a_description() -> None:
     lines = sample().splitlines()
     bare = [
-        line
-        for before, line in itertools.pairwise(lines)
-        if re.match(r"#\w+ = ", line) and not before.startswith("# ")
+        line for before, line in itertools.pairwise(lines) if re.match(r"#\w+ = ", line) and not before.startswith("# ")
     ]
 
     assert bare == []
@@ -50,6 +48,22 @@ def test_environment_beats_file_and_override_beats_both(tmp_path: Path, monkeypa
     settings = Settings.read(file, {"web": {"port": 3}})
 
     assert (settings.web.port, settings.gateway.mqtt.port, settings.gateway.mqtt.host) == (3, 2, "0.0.0.0")
+    assert Settings.read(file, {"gateway": {"mqtt": {"port": 4}}}).gateway.mqtt.port == 4
+
+
+def test_a_table_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEVSTREAM_GATEWAY__GBT32960__PLATFORM_USERS", '{"City": "secret"}')
+
+    users = Settings.read().gateway.gbt32960.platform_users
+
+    assert {name: secret.get_secret_value() for name, secret in users.items()} == {"City": "secret"}
+
+
+def test_a_mistyped_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEVSTREAM_WEB__PROT", "1")
+
+    with pytest.raises(SettingsError, match=r"web\.prot"):
+        Settings.read()
 
 
 @pytest.mark.parametrize(
