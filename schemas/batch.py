@@ -118,8 +118,8 @@ class Batch:
     i16 · time_s (n,) i64 seconds since 1970 UTC · part (n,) i16: 0, or the first cell number where a
     pack's cell list is split over frames of one second · digest (n,) i64: 64-bit hash of the data
     unit · num (n, SIGNAL_COUNT) i32 and state (n, SIGNAL_COUNT) u8 (``schemas.signals``; num is 0
-    unless VALID or SUSPECT) · var (n, 5, 2) i64 spans of the variable-length columns, length 0 =
-    absent · heap (bytes,) u8.
+    unless VALID or SUSPECT, and undefined where ABSENT) · var (n, 5, 2) i64 spans of the
+    variable-length columns, length 0 = absent · heap (bytes,) u8.
     ``alarm_flags`` is the one unsigned signal: its num is the DWORD reinterpreted as i32.
     """
 
