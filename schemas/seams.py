@@ -154,6 +154,10 @@ class Queries(Protocol):
         """Registry entry and last state of one vehicle; None when the VIN is not known."""
         ...
 
+    async def vehicle_counts(self, vehicle_id: int, vin: str) -> Mapping[str, Any]:
+        """How many ``logins`` and ``dead_letters`` a vehicle has; counted up to 10,000 each."""
+        ...
+
     async def report(self, vehicle_id: int, time: datetime) -> Table:
         """Every row of one collection time (several when a cell list is split), all columns, in order."""
         ...

@@ -48,13 +48,18 @@ _VEHICLES: Final = sql.SQL(
 
 _VEHICLE: Final = sql.SQL(
     """
-    SELECT {}, v.password_hash IS NOT NULL AS has_password,
-           (SELECT count(*) FROM (SELECT 1 FROM logins l WHERE l.vehicle_id = v.vehicle_id LIMIT %(most)s) c) AS logins,
-           (SELECT count(*) FROM (SELECT 1 FROM dead_letters d WHERE d.vin = v.vin LIMIT %(most)s) c) AS dead_letters
+    SELECT {}, v.password_hash IS NOT NULL AS has_password
     FROM vehicles v LEFT JOIN vehicle_state s USING (vehicle_id)
     WHERE v.vin = %(vin)s
     """
 ).format(_VEHICLE_COLUMNS)
+
+_VEHICLE_COUNTS: Final = sql.SQL(
+    """
+    SELECT (SELECT count(*) FROM (SELECT FROM logins WHERE vehicle_id = %(id)s LIMIT %(most)s) l) AS logins,
+           (SELECT count(*) FROM (SELECT FROM dead_letters WHERE vin = %(vin)s LIMIT %(most)s) d) AS dead_letters
+    """
+)
 
 _REPORT: Final = sql.SQL(
     """
@@ -258,7 +263,11 @@ class Queries:
         return await self._connections.run(_VEHICLES, {"prefix": prefix, "after": after, "limit": limit})
 
     async def vehicle(self, vin: str) -> Mapping[str, Any] | None:
-        return _one(await self._connections.run(_VEHICLE, {"vin": vin, "most": COUNT_MAX}))
+        return _one(await self._connections.run(_VEHICLE, {"vin": vin}))
+
+    async def vehicle_counts(self, vehicle_id: int, vin: str) -> Mapping[str, Any]:
+        given = {"id": vehicle_id, "vin": vin, "most": COUNT_MAX}
+        return _one(await self._connections.run(_VEHICLE_COUNTS, given)) or {}
 
     async def report(self, vehicle_id: int, time: datetime) -> Table:
         return await self._connections.run(_REPORT, {"id": vehicle_id, "time": time})

@@ -109,8 +109,8 @@ async def list_vehicles(
 async def one_vehicle(ctx: Ctx, vin: VinPath, reporting_within_s: WithinQuery = REPORTING_WITHIN_S) -> Json:
     """Registry entry, newest report in short, and how much is stored of the vehicle."""
     row = await found(ctx, vin)
-    counts = {name: row[name] for name in ("has_password", "logins", "dead_letters")}
-    return Json(summary(row, ctx, reporting_within_s) | counts)
+    counts = await ctx.queries.vehicle_counts(row["vehicle_id"], vin)
+    return Json(summary(row, ctx, reporting_within_s) | {"has_password": row["has_password"], **counts})
 
 
 @router.get("/{vin}/latest", response_model=models.Latest, summary="Newest report, whole")
