@@ -203,7 +203,7 @@ BROKEN = [
     ("10 0C 0004 4D515454 04 42 003C 0000", Connect, Code.MALFORMED_PACKET, "password without"),
     ("10 0C 0004 4D515454 04 02 003C 0005", Connect, Code.MALFORMED_PACKET, "client identifier at byte 12"),
     ("10 0D 0004 4D515454 04 02 003C 0000 00", Connect, Code.MALFORMED_PACKET, "after its last field"),
-    ("10 0D 0004 4D515454 05 02 003C 01 FF 0000", Connect, Code.MALFORMED_PACKET, "property identifier"),
+    ("10 0E 0004 4D515454 05 02 003C 01 FF 0000", Connect, Code.MALFORMED_PACKET, "property identifier"),
     ("10 10 0004 4D515454 05 02 003C 03 13 0001 0000", Connect, Code.PROTOCOL_ERROR, "server_keep_alive"),
     ("10 13 0004 4D515454 05 02 003C 06 21 0001 21 0001 0000", Connect, Code.PROTOCOL_ERROR, "twice"),
     ("10 10 0004 4D515454 05 02 003C 03 21 0000 0000", Connect, Code.PROTOCOL_ERROR, "may not be 0"),
