@@ -163,7 +163,7 @@ function choose(vin) {
 const FACTS = [
   ["soc_pct", "State of charge", 0, "%"], ["speed_kmh", "Speed", 1, "km/h"], ["total_voltage_v", "Voltage", 1, "V"],
   ["total_current_a", "Current", 1, "A"], ["odometer_km", "Odometer", 1, "km"], ["insulation_resistance_kohm", "Insulation", 0, "kΩ"],
-  ["motor_speed_rpm", "Motor speed", 0, "r/min"], ["motor_torque_nm", "Motor torque", 1, "N·m"], ["motor_temp_c", "Motor temperature", 0, "°C"],
+  ["motor_speed_rpm", "Motor speed", 0, "r/min"], ["motor_torque_nm", "Motor torque", 1, "N·m"], ["motor_temp_c", "Motor temp.", 0, "°C"],
   ["probe_max_c", "Warmest probe", 0, "°C"],
 ];
 const PLOTS = [
