@@ -40,7 +40,8 @@ app = typer.Typer(
 vehicles_app = typer.Typer(help="The vehicle registry.", no_args_is_help=True)
 app.add_typer(vehicles_app, name="vehicles")
 
-out = Console()
+# Into a pipe or a file a table is as wide as it needs; on a terminal, as wide as that.
+out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
 
 ConfigOption = Annotated[
@@ -325,7 +326,8 @@ def vehicles_list(
     table = Table(header_style="bold", box=None, pad_edge=False)
     shown = {
         "VIN": "vin",
-        "last report": "last_time",
+        "last report": "last_data_time",
+        "activity": "activity",
         "SOC %": "soc_pct",
         "km/h": "speed_kmh",
         "V": "total_voltage_v",
@@ -335,10 +337,10 @@ def vehicles_list(
         "reports": "reports",
     }
     for title in shown:
-        table.add_column(title, justify="left" if title in ("VIN", "last report") else "right")
+        left = title in ("VIN", "last report", "activity")
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
     for item in page["vehicles"]:
-        state = {**item, **(item.get("state") or {})}
-        table.add_row(*("" if state.get(key) is None else str(state[key]) for key in shown.values()))
+        table.add_row(*("" if item[key] is None else str(item[key]).replace("T", " ") for key in shown.values()))
     out.print(table if page["vehicles"] else "no vehicle yet")
 
 

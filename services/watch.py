@@ -43,7 +43,7 @@ class FleetProcess:
 
     def start(self, system: System) -> None:
         """Point the fleet at the running system's doors."""
-        argv = [sys.executable, "-m", "services.cli", "simulate", "--quiet", "--faults", "demo"]
+        argv = [sys.executable, "-m", "services.cli", "simulate", "--quiet", "--faults", "none"]
         argv += ["--vehicles", str(self._vehicles), "--period", str(self._period_s)]
         argv += ["--mqtt-port", str(system.addresses["mqtt"][1]), "--gbt-port", str(system.addresses["gbt32960"][1])]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
