@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.gbt32960.commands import Command
 from schemas.gbt32960.explain import explain
+from schemas.gbt32960.frame import build_frame
+from schemas.gbt32960.reference import decode_frame
 from tests.gbt32960.making import report
 
 GOLDEN = {entry["id"]: entry for entry in json.loads((Path(__file__).parent / "data" / "frames.json").read_text())}
@@ -43,6 +46,20 @@ def test_anything_can_be_explained(garbage, seed, cut, is_report):
     data = report(Random(seed), 25 if seed % 2 else 16) if is_report else b"##" + garbage
     data = data[: max(0, len(data) - cut)] if is_report else data
     assert "".join(row.bytes_hex for row in explain(data)) == data.hex()
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.binary(max_size=90), st.sampled_from([*map(int, Command), 0x40, 0xC0]), st.sampled_from([16, 25]),
+    st.sampled_from([0xFE, 1]),
+)  # fmt: skip
+def test_every_command_with_any_data_unit(unit, command, edition, ack):
+    frame = build_frame(edition, command, ack, "LTEST000000000001", 1, unit)
+    assert "".join(row.bytes_hex for row in explain(frame)) == frame.hex()
+    json.dumps(decode_frame(frame))
+    timed = build_frame(edition, command, ack, "LTEST000000000001", 1, bytes([26, 1, 1, 1, 1, 1]) + unit)
+    assert "".join(row.bytes_hex for row in explain(timed)) == timed.hex()
+    json.dumps(decode_frame(timed))
 
 
 def test_a_field_reads_like_the_table():
