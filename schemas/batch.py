@@ -209,7 +209,10 @@ class RowBatch:
     """What one transaction writes.  ``positions`` maps partition → (previous, new) journal offset.
 
     ``telemetry`` holds rows newer than anything stored of their vehicle (plain COPY); ``late`` rows
-    go through a merge that drops duplicates.  ``states`` is one row per vehicle seen.
+    go through a merge that drops duplicates.  ``states`` is one row per vehicle seen; its ``reports`` is how
+    many rows of the vehicle are in ``telemetry`` and ``late`` together.  ``counts`` are per partition, by the
+    ledger's column names, with every row handed over under ``rows``.  In both the sink takes back what turns
+    out to be a duplicate or a conflict.
     """
 
     telemetry: CopyStream | None

@@ -272,10 +272,12 @@ def _check_directory(places: Places) -> None:
 
 def _make_cluster(places: Places) -> None:
     """initdb beside the data directory, then one rename: a directory is never half made."""
-    for left in places.data.parent.glob(f".{places.data.name}.making-*"):
-        if not _alive(int(left.name.rpartition("-")[2])):
+    prefix = f".{places.data.name}.making-"
+    for left in places.data.parent.iterdir():
+        number = left.name.removeprefix(prefix)
+        if number != left.name and number.isdigit() and not Path(f"/proc/{number}").exists():
             shutil.rmtree(left)  # initdb was killed there
-    making = places.data.parent / f".{places.data.name}.making-{os.getpid()}"
+    making = places.data.parent / f"{prefix}{os.getpid()}"
     started = time.monotonic()
     try:
         make_private(making, places.uid, places.gid)
@@ -354,10 +356,6 @@ def _servers_on(data: Path) -> set[int]:
             if program.startswith("postgres") and (entry / "cwd").readlink() == real:
                 found.add(int(entry.name))
     return found
-
-
-def _alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 def _check_port(port: int) -> None:
