@@ -10,21 +10,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from schemas.gbt32960.decode import decode_frames
 
 from schemas.batch import I64, U8, U32, VIN_BYTES, Batch, Codec, CopyStream, DeadLetter, Frames, Login, RowBatch
-from schemas.gbt32960.frame import AT_VIN, FRAME_BYTES_MIN, vin_ok
+from schemas.gbt32960.commands import Ack
+from schemas.gbt32960.decode import decode_frames
+from schemas.gbt32960.frame import AT_ACK, AT_UNIT, AT_VIN, vin_ok
 from schemas.journal.record import HEADER, RecordError, decode_records
 from schemas.reasons import CODE
 from schemas.seams import StoredRecord
 from services.pipeline.rows import TELEMETRY, VEHICLE_STATE, StreamBuffer
-from services.pipeline.sessions import PLATFORM_COMMANDS, VEHICLE_COMMANDS, clean, moment, session_of
+from services.pipeline.sessions import PLATFORM_COMMANDS, VEHICLE_COMMANDS, moment, session_of
 from services.pipeline.validate import REISSUE, REPORT, validate
 from services.pipeline.vehicles import UNKNOWN, VehicleTable, classify
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _ROWS, _REJECTED, _SESSIONS, _OTHER = range(4)
 _CLASSES: Final = ("rows", "rejected", "sessions", "other")
+REPLY: Final = 0xFF  # no command has this id
 _SECONDS_PER_DAY: Final = 86_400
 _STRUCTURE: Final = CODE["structure"]
 _BAD_VIN: Final = CODE["bad_vin"]
@@ -86,7 +88,8 @@ class Decoded:
 
     why (n,) u8, detail (n,) u32: the reason a line is refused, 0 = it is not · lines, rows: reports and
     the vehicles' logins and logouts in arrival order, with their table rows (``UNKNOWN`` = to be registered) ·
-    new_vins: what is to be registered, sorted · new_of (len(lines),): index into ``new_vins``, or -1.
+    sessions: line → login or logout, its vehicle's id still open · new_vins: what is to be registered, sorted ·
+    new_of (len(lines),): index into ``new_vins``, or -1.
     """
 
     frames: Frames
@@ -96,6 +99,7 @@ class Decoded:
     detail: U32
     lines: I64
     rows: I64
+    sessions: dict[int, Login]
     new_vins: list[str]
     new_of: I64
     flaws: I64
@@ -132,14 +136,32 @@ def decode(
     why = np.where(frames.reason != 0, frames.reason, refused_here).astype(np.uint8, copy=False)
     detail = np.where(frames.reason != 0, frames.detail, np.where(known_codec, batch.detail, 0)).astype(np.uint32)
 
-    speaks = np.isin(batch.kind, (REPORT, REISSUE, *VEHICLE_COMMANDS)) & (why == 0)
-    lines = np.flatnonzero(speaks)
+    sessions = _sessions(frames, batch, why, detail)
+    lines = np.flatnonzero(np.isin(batch.kind, (REPORT, REISSUE, *VEHICLE_COMMANDS)) & (why == 0))
     rows = table.rows(frames.data, frames.start, lines)
-    decoded = Decoded(frames, batch, damaged, why, detail, lines, rows, [], np.full(len(lines), -1, np.int64), flaws)
+    decoded = Decoded(
+        frames, batch, damaged, why, detail, lines, rows, sessions, [], np.full(len(lines), -1, np.int64), flaws
+    )
     if (rows == UNKNOWN).any():
         _find_new(decoded)
     decoded.seconds = {"unpack": unpacked - begun, "decode": time.perf_counter() - unpacked}
     return decoded
+
+
+def _sessions(frames: Frames, batch: Batch, why: U8, detail: U32) -> dict[int, Login]:
+    """Line → login or logout; one whose data unit does not parse is refused (``why``, ``detail``).
+
+    A reply that came up, to a command sent down or by mistake, opens no session: its kind becomes ``REPLY``.
+    """
+    found: dict[int, Login] = {}
+    for line in np.flatnonzero(np.isin(batch.kind, (*VEHICLE_COMMANDS, *PLATFORM_COMMANDS)) & (why == 0)).tolist():
+        if frames.data[frames.start[line] + AT_ACK] != Ack.COMMAND:
+            batch.kind[line] = REPLY
+        elif login := session_of(frames, batch, line):
+            found[line] = login
+        else:
+            why[line], detail[line] = _STRUCTURE, AT_UNIT
+    return found
 
 
 def _find_new(decoded: Decoded) -> None:
@@ -201,9 +223,11 @@ def build(
     states = written(streams.states, sorted_out.newest, sorted_out.newest_row, sorted_out.reports)
 
     report_lines = decoded.lines[reporting]
-    logins = _logins(
-        decoded, dict(zip(decoded.lines[~reporting].tolist(), decoded.rows[~reporting].tolist(), strict=True)), table
-    )
+    speakers = zip(decoded.lines[~reporting].tolist(), decoded.rows[~reporting].tolist(), strict=True)
+    id_of = {line: int(table.vehicle_id[row]) for line, row in speakers}
+    logins = [
+        replace(login, vehicle_id=id_of.get(line)) for line, login in decoded.sessions.items() if not decoded.why[line]
+    ]
     letters = decoded.damaged + [_letter(decoded, line) for line in np.flatnonzero(decoded.why).tolist()]
     counts = _counts(decoded, report_lines, logins, positions)
     accepted = decoded.why == 0
@@ -233,29 +257,12 @@ def build(
     )
 
 
-def _logins(decoded: Decoded, row_of: Mapping[int, int], table: VehicleTable) -> list[Login]:
-    """Session rows; a login whose data unit does not parse is refused here (``why`` is set)."""
-    found: list[Login] = []
-    kinds = decoded.batch.kind
-    lines = np.flatnonzero(np.isin(kinds, (*VEHICLE_COMMANDS, *PLATFORM_COMMANDS)) & (decoded.why == 0))
-    for line in lines.tolist():
-        row = row_of.get(line)
-        login = session_of(decoded.frames, decoded.batch, line, None if row is None else int(table.vehicle_id[row]))
-        if login is None:
-            decoded.why[line] = _STRUCTURE
-            decoded.detail[line] = FRAME_BYTES_MIN - 1
-        else:
-            found.append(login)
-    return found
-
-
 def _letter(decoded: Decoded, line: int) -> DeadLetter:
     frames = decoded.frames
     source: Mapping[str, str] = {}
     index = int(frames.source[line])
     if 0 < index <= len(frames.sources):
         source = frames.sources[index - 1]
-    vin = source.get("vin") or _claimed_vin(frames, line)
     return DeadLetter(
         partition=int(frames.partition[line]),
         offset=int(frames.offset[line]),
@@ -265,9 +272,9 @@ def _letter(decoded: Decoded, line: int) -> DeadLetter:
         detail=int(decoded.detail[line]),
         door=int(frames.door[line]),
         codec=int(frames.codec[line]),
-        vin=clean(vin) if vin else None,
-        peer=clean(source["peer"]) if source.get("peer") else None,
-        client=clean(source["client"]) if source.get("client") else None,
+        vin=source.get("vin") or _claimed_vin(frames, line),
+        peer=source.get("peer") or None,
+        client=source.get("client") or None,
         frame=frames.frame(line),
     )
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from schemas.gbt32960.reference import decode_frame
-
 from schemas.batch import Batch, Frames, Login
+from schemas.gbt32960.reference import decode_frame
 
 VEHICLE_COMMANDS: Final = (0x01, 0x04)  # login, logout: the identification is a VIN
 PLATFORM_COMMANDS: Final = (0x05, 0x06)  # the identification is the platform's own code
 
 
-def session_of(frames: Frames, batch: Batch, line: int, vehicle_id: int | None) -> Login | None:
-    """The login or logout in ``line``; None when its data unit does not parse.
+def session_of(frames: Frames, batch: Batch, line: int) -> Login | None:
+    """The login or logout in ``line``, its ``vehicle_id`` not yet looked up; None when its data unit does not parse.
 
     A platform's password is left out here and never stored.
     """
@@ -24,9 +23,7 @@ def session_of(frames: Frames, batch: Batch, line: int, vehicle_id: int | None) 
         return None
     codes: list[str] = []
     for code in body.get("codes") or ():
-        codes += [clean(part) for part in code] if isinstance(code, list) else [clean(code)]
-    serial = body.get("serial")
-    iccid, username = body.get("iccid"), body.get("username")
+        codes += code if isinstance(code, list) else [code]
     return Login(
         partition=int(frames.partition[line]),
         offset=int(frames.offset[line]),
@@ -36,20 +33,15 @@ def session_of(frames: Frames, batch: Batch, line: int, vehicle_id: int | None) 
         command=int(batch.kind[line]),
         edition=int(batch.edition[line]),
         door=int(frames.door[line]),
-        vin=clean(tree["vin"]),
-        vehicle_id=vehicle_id,
-        serial=serial if isinstance(serial, int) else None,
-        iccid=clean(iccid) if iccid is not None else None,
+        vin=tree["vin"],
+        vehicle_id=None,
+        serial=body.get("serial"),
+        iccid=body.get("iccid"),
         pack_codes=codes,
-        username=clean(username) if username is not None else None,
+        username=body.get("username"),
     )
 
 
 def moment(us: int) -> datetime:
     """Microseconds since 1970 as an aware time; exact, which ``fromtimestamp`` of a float is not."""
     return datetime.fromtimestamp(us // 1_000_000, UTC).replace(microsecond=us % 1_000_000)
-
-
-def clean(text: str) -> str:
-    """``text`` as PostgreSQL can keep it: no NUL, and nothing that UTF-8 cannot hold."""
-    return text.rstrip("\0").replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")

@@ -124,12 +124,14 @@ def check_table(checks: tuple[Check, ...] = CHECKS) -> I64:
 
 
 # -- are the lists whole? ------------------------------------------------------------------------------
+# The decoder's measure of a measurement: 1..60000 mV and raw 1..250; 0 and the sentinels are none. A count of
+# 0xFE or 0xFF is no count, and no list follows it.
 
 
 def _cells_complete_twin(data: U8, at: int, length: int, edition: int) -> bool:
     block = bytes(data[at : at + length])
     packs, rest = block[0], block[1:]
-    if not 1 <= packs <= 250:
+    if not 1 <= packs < 0xFE:
         return False
     for _ in range(packs):
         if len(rest) < (10 if edition == 16 else 7):
@@ -137,7 +139,7 @@ def _cells_complete_twin(data: U8, at: int, length: int, edition: int) -> bool:
         if edition == 16:  # no, voltage, current, cells in the pack, first cell here, cells here
             total, first, here = int.from_bytes(rest[5:7], "big"), int.from_bytes(rest[7:9], "big"), rest[9]
             cells, rest = rest[10 : 10 + 2 * here], rest[10 + 2 * here :]
-            if first != 1 or here != total:
+            if first != 1 or here != total or here >= 0xFE:
                 return False
         else:  # no, voltage, current, cells
             here = int.from_bytes(rest[5:7], "big")
@@ -154,7 +156,7 @@ def _cells_complete(data: U8, at: Any, length: Any, edition: Any) -> bool:
     end = at + length
     packs = data[at]
     at += 1
-    if packs < 1 or packs > 250:
+    if packs < 1 or packs >= 0xFE:
         return False
     for _ in range(packs):
         if edition == 16:
@@ -164,7 +166,7 @@ def _cells_complete(data: U8, at: Any, length: Any, edition: Any) -> bool:
             first = np.int64(data[at + 7]) << 8 | np.int64(data[at + 8])
             here = np.int64(data[at + 9])
             at += 10
-            if first != 1 or here != total:
+            if first != 1 or here != total or here >= 0xFE:
                 return False
         else:
             if at + 7 > end:
@@ -174,7 +176,8 @@ def _cells_complete(data: U8, at: Any, length: Any, edition: Any) -> bool:
         if at + 2 * here > end:
             return False
         for i in range(here):
-            if (np.int64(data[at + 2 * i]) << 8 | np.int64(data[at + 2 * i + 1])) > 60000:
+            cell = np.int64(data[at + 2 * i]) << 8 | np.int64(data[at + 2 * i + 1])
+            if cell < 1 or cell > 60_000:
                 return False
         at += 2 * here
     return True
@@ -183,14 +186,14 @@ def _cells_complete(data: U8, at: Any, length: Any, edition: Any) -> bool:
 def _probes_complete_twin(data: U8, at: int, length: int) -> bool:
     block = bytes(data[at : at + length])
     packs, rest = block[0], block[1:]
-    if not 1 <= packs <= 250:
+    if not 1 <= packs < 0xFE:
         return False
     for _ in range(packs):
         if len(rest) < 3:
             return False
         here = int.from_bytes(rest[1:3], "big")
         probes, rest = rest[3 : 3 + here], rest[3 + here :]
-        if len(probes) != here or any(probe > 250 for probe in probes):
+        if len(probes) != here or any(not 1 <= probe <= 250 for probe in probes):
             return False
     return True
 
@@ -200,7 +203,7 @@ def _probes_complete(data: U8, at: Any, length: Any) -> bool:
     end = at + length
     packs = data[at]
     at += 1
-    if packs < 1 or packs > 250:
+    if packs < 1 or packs >= 0xFE:
         return False
     for _ in range(packs):
         if at + 3 > end:
@@ -210,7 +213,7 @@ def _probes_complete(data: U8, at: Any, length: Any) -> bool:
         if at + here > end:
             return False
         for i in range(here):
-            if data[at + i] > 250:
+            if data[at + i] < 1 or data[at + i] > 250:
                 return False
         at += here
     return True

@@ -24,7 +24,7 @@ from schemas.seams import JournalReader, Sink, StoredRecord
 from schemas.signals import SIGNALS, State
 from services import metrics
 from services.errors import JournalUnavailable, NevstreamError, PositionsMoved, StoreUnavailable
-from services.pipeline.batching import Prepared, Streams, bounded, build, decode
+from services.pipeline.batching import REPLY, Prepared, Streams, bounded, build, decode
 from services.pipeline.vehicles import VehicleTable
 from services.settings import Settings
 
@@ -106,20 +106,20 @@ class Pipeline:
         turn = 0
         try:
             while not stop.is_set():
-                asked, self._waiting = self._waiting, []
+                asked = len(self._waiting)
                 if not unread:
                     with metrics.BATCH_SECONDS.labels("read").time():
                         unread = await self._journal.read(after, self._settings.batch_bytes_max)
                 if not unread and committing is None:
-                    for future in asked:
+                    for future in self._waiting[:asked]:
                         if not future.done():
                             future.set_result(None)
+                    del self._waiting[:asked]
                     self._retry_s = _RETRY_FIRST_S
                     self._held_us = None
                     self._show_lag()
                     await _wait(stop, self._settings.idle_sleep_ms / 1000)
                     continue
-                self._waiting = asked + self._waiting
                 prepared = None
                 if unread:
                     records, unread = bounded(
@@ -131,7 +131,7 @@ class Pipeline:
                 if committing is not None:
                     before, committing = committing, None
                     await before
-                if prepared is not None:
+                if prepared is not None and not stop.is_set():
                     committing = asyncio.create_task(self._commit(prepared), name="pipeline commit")
         except asyncio.CancelledError:
             if committing is not None:
@@ -174,7 +174,7 @@ class Pipeline:
     def _count(self, prepared: Prepared, committed: Committed) -> None:
         """Metrics of a batch, once it is certain: a batch that is done again must not count twice."""
         for kind, n in prepared.kinds.items():
-            metrics.FRAMES_PROCESSED.labels(command_name(kind)).inc(n)
+            metrics.FRAMES_PROCESSED.labels("reply" if kind == REPLY else command_name(kind)).inc(n)
         refused = prepared.frames - sum(prepared.kinds.values())
         if refused:
             metrics.FRAMES_PROCESSED.labels("refused").inc(refused)

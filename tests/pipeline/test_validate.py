@@ -192,7 +192,8 @@ def test_kernel_and_twin_agree(make_batch: MakeBatch, seed: int, n: int) -> None
         reason, detail, state = batch.reason.copy(), batch.detail.copy(), batch.state.copy()
         counts = np.zeros((SIGNAL_COUNT, STATES), np.int64)
         kernel(frames.data, frames.received_us, check_table(), 300_000_000, 30 * DAY * 1_000_000, batch.kind,
-               batch.edition, reason, detail, batch.time_s, batch.part, batch.num, state, batch.var, counts)  # fmt: skip
+               batch.edition, reason, detail, batch.time_s, batch.part, batch.num, state, batch.var,
+               counts)  # fmt: skip
         results.append([array.tolist() for array in (reason, detail, state, counts)])
     assert results[0] == results[1]
 
