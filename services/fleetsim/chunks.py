@@ -83,10 +83,12 @@ class Chunks:
         plan = faults.make_plan(seed, self._odds, self._first_s, self._period_s, first, last)
         samples = self.model.samples_of(plan.bounds, plan.time_s)
         claimed = faults.blemish(plan, samples, seed)
-        frames, start = wire.encode_samples(samples, self._editions, fleet.vin, plan.command, claimed)
-        faults.corrupt(plan, frames, start, seed)
+        frames, start, length = wire.encode_samples(
+            samples, self._editions, fleet.vin, plan.command, claimed, fleet.model
+        )
+        faults.corrupt(plan, frames, start, length, seed)
         data, ends, answers, answer_at = wire.encode_streams(
-            frames, start, plan.emitted_bounds, plan.emitted, self._speech, self._sequence, fleet.vin
+            frames, start, length, plan.emitted_bounds, plan.emitted, self._speech, self._sequence, fleet.vin
         )
         view, expected = memoryview(data.data), answers.tobytes()
         left = fleet.n

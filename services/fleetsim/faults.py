@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from schemas.batch import I64, U8
+from schemas.batch import I32, I64, U8
 from schemas.jit import compiled
 from schemas.signals import INDEX, State
 from services.fleetsim.model import Samples
@@ -261,10 +261,10 @@ def blemish(plan: Plan, samples: Samples, seed: int) -> I64:
     return claimed
 
 
-def corrupt(plan: Plan, frames: U8, start: I64, seed: int) -> None:
+def corrupt(plan: Plan, frames: U8, start: I64, length: I32, seed: int) -> None:
     """Change one byte of each frame that is to be damaged, behind the time, so that VIN and time still read."""
     for row in np.flatnonzero(plan.fault == CORRUPT).tolist():
-        begin, end = int(start[row]) + 30, int(start[row + 1]) - 1
+        begin, end = int(start[row]) + 30, int(start[row] + length[row]) - 1
         where = begin + int(uniform(seed, row, int(plan.time_s[row]), _DRAW + 20) * (end - begin))
         frames[where] ^= 1 << int(uniform(seed, row, int(plan.time_s[row]), _DRAW + 21) * 8)
 

@@ -70,7 +70,7 @@ PARKED, DRIVING, CHARGING = 0.0, 1.0, 2.0
 (S_MODE, S_LEFT_S, S_SPEED_MS, S_TARGET_MS, S_SEGMENT_S, S_SOC, S_ODOMETER_M, S_TEMP_C, S_MOTOR_TEMP_C, S_LON, S_LAT,
  S_HEADING, S_CURRENT_A, S_VOLTAGE_V, S_WHEEL_W, S_FORCE_N, S_CHARGE_W, S_CHARGE_TO, S_PLUGGED, S_OUT_J, S_BACK_J,
  S_CHARGED_J, S_OUT_AS, S_CHARGED_AS, S_BEGUN_S, S_BEGUN_SOC, S_BEGUN_M, S_BEGUN_J, S_BEGUN_AS, S_ACCELERATION,
- S_STARTED) = range(31)  # fmt: skip
+ S_SHOWN) = range(31)  # fmt: skip
 STATE_COUNT: Final = 31
 
 # Columns of an event, one trip or charge that has ended.  Energy and charge are net, positive out of the battery.
@@ -155,12 +155,12 @@ def begin(p: F64, s: F64, now_s: int, seed: int, who: int) -> None:
     s[:] = 0.0
     s[S_SOC] = p[P_SOC]
     s[S_ODOMETER_M] = p[P_ODOMETER_M]
+    s[S_VOLTAGE_V] = ocv(int(p[P_CHEMISTRY]), s[S_SOC]) * p[P_CELLS]
     s[S_TEMP_C] = p[P_AMBIENT_C] + 3.0
     s[S_MOTOR_TEMP_C] = p[P_AMBIENT_C] + 5.0
     s[S_LON] = p[P_WEST] + (p[P_EAST] - p[P_WEST]) * uniform(seed, who, 1, 1)
     s[S_LAT] = p[P_SOUTH] + (p[P_NORTH] - p[P_SOUTH]) * uniform(seed, who, 1, 2)
     s[S_HEADING] = 2 * math.pi * uniform(seed, who, 1, 3)
-    s[S_STARTED] = float(now_s)
     usage = int(p[P_USAGE])
     hour = (now_s + LOCAL_OFFSET_S) // 3600 % 24
     drive = 0.35 + 0.45 * ACTIVITY[usage, hour]
@@ -172,6 +172,7 @@ def begin(p: F64, s: F64, now_s: int, seed: int, who: int) -> None:
         _enter(p, s, CHARGING, 8 * 3600.0, now_s, seed, who)
     else:
         _enter(p, s, PARKED, USAGES[usage, U_PARK_MIN] * 60.0 * left, now_s, seed, who)
+    s[S_SHOWN] = s[S_MODE]
 
 
 @compiled
@@ -237,6 +238,7 @@ def _charge_power(s: F64) -> float:
 @compiled
 def step(p: F64, s: F64, now_s: int, seed: int, who: int, events: F64, count: int) -> int:
     """Advance one vehicle from ``now_s`` by one second; returns the number of events written so far."""
+    s[S_SHOWN] = s[S_MODE]  # a report is of the second that ends with it
     s[S_LEFT_S] -= 1.0
     if s[S_MODE] == DRIVING:
         power = _drive(p, s, now_s, seed, who)
@@ -375,14 +377,14 @@ def observe(
             hottest, hot_at = value, t
         if value < coldest:
             coldest, cold_at = value, t
-    driving = s[S_MODE] == DRIVING
-    charging = s[S_MODE] == CHARGING
+    driving = s[S_SHOWN] == DRIVING
+    charging = s[S_SHOWN] == CHARGING
     edition = int(p[P_EDITION])
     soc = min(max(math.floor(s[S_SOC] * 100.0 + 0.5), 0.0), 100.0)
     voltage = math.floor(total / 100.0 + 0.5)
     current = s[S_CURRENT_A] * 10.0
     _set(num, state, I_VEHICLE, 1.0 if driving else 2.0)
-    _set(num, state, I_CHARGE, 1.0 if charging else 4.0 if s[S_PLUGGED] == 1.0 else 3.0)
+    _set(num, state, I_CHARGE, 1.0 if charging else 4.0 if s[S_PLUGGED] == 1.0 and not driving else 3.0)
     _set(num, state, I_RUN, 1.0)
     _set(num, state, I_SPEED, s[S_SPEED_MS] * 36.0)
     _set(num, state, I_ODO, math.floor(s[S_ODOMETER_M] / 100.0))

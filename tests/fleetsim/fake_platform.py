@@ -60,7 +60,7 @@ class FakePlatform:
         for writer in list(self._writers):
             writer.transport.abort()
         self._servers.clear()
-        while self._writers:
+        while self._writers:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     async def _send(self, writer: asyncio.StreamWriter, answers: list[bytes]) -> None:

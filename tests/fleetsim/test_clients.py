@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ def settings(platform: FakePlatform, line: dict[str, Any] | None = None, **value
     return SimulationSettings(
         line=ClientSettings(mqtt_port=platform.mqtt_port, gbt_port=platform.gbt_port, **(line or {})), **given
     )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until ``condition`` holds: what is waited for has no event of its own."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
 
 
 async def run(platform: FakePlatform, line: dict[str, Any] | None = None, **values: Any) -> SimulationResult:
@@ -186,12 +193,10 @@ async def test_heartbeat_and_ping_when_idle() -> None:
         platform.on_message = lambda count: done.set() is None if count == 1 else True
         running = asyncio.create_task(simulation.run())
         await done.wait()
-        while simulation.stats.connected < 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: simulation.stats.connected == 2)
         for vehicle in simulation.vehicles:
             vehicle.watch(time.monotonic() + 11)
-        while platform.beats < 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: platform.beats == 2)
         simulation.stop()
         result = await running
     assert result.complete
@@ -216,8 +221,15 @@ def test_simulate_from_plain_code(tmp_path: Path) -> None:
     shown: list[Any] = []
     truth = tmp_path / "truth.jsonl"
     result = simulate(
-        vehicles=4, reports=10, speed=None, start_s=START_S, truth=truth, progress=shown.append, progress_every_s=0.01, **ports
-    )  # fmt: skip
+        vehicles=4,
+        reports=10,
+        speed=None,
+        start_s=START_S,
+        truth=truth,
+        progress=shown.append,
+        progress_every_s=0.01,
+        **ports,
+    )
     asyncio.run_coroutine_threadsafe(platform.stop(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
