@@ -24,9 +24,9 @@ from schemas import batch as b
 from schemas.batch import I16, I32, I64, U8, U32, Batch, Codec, Frames
 from schemas.gbt32960 import tables as t
 from schemas.gbt32960.decode_twin import decode_reports_twin
-from schemas.gbt32960.digest import digest as digest_of
-from schemas.gbt32960.frame import AT_UNIT, FRAME_BYTES_MIN, bcc, vin_ok
-from schemas.gbt32960.times import BAD_TIME, time_s_of
+from schemas.gbt32960.digest import digest_compiled
+from schemas.gbt32960.frame import AT_UNIT, FRAME_BYTES_MIN, bcc_compiled, vin_ok_compiled
+from schemas.gbt32960.times import BAD_TIME, time_s_of_compiled
 from schemas.jit import compiled, kernel
 from schemas.reasons import CODE
 from schemas.signals import State
@@ -434,7 +434,7 @@ def _check_header(data: U8, at: int, n: int) -> tuple[int, int]:
         return np.int64(_GARBAGE), np.int64(0)
     if _u16(data, at + 22) + FRAME_BYTES_MIN != n:
         return np.int64(_BAD_LENGTH), np.int64(22)
-    if bcc(data, at + 2, at + n - 1) != data[at + n - 1]:
+    if bcc_compiled(data, at + 2, at + n - 1) != data[at + n - 1]:
         return np.int64(_BAD_BCC), np.int64(n - 1)
     command = data[at + 2]
     last_uplink = 0x08 if mark == 0x23 else 0x0B
@@ -443,7 +443,7 @@ def _check_header(data: U8, at: int, n: int) -> tuple[int, int]:
     if data[at + 3] != 0xFE and (command == 0x02 or command == 0x03):
         # A reply to a report, sent up: it reports nothing.
         return np.int64(_UNKNOWN_COMMAND), np.int64(3)
-    if not vin_ok(data, at + 4):
+    if not vin_ok_compiled(data, at + 4):
         return np.int64(_BAD_VIN), np.int64(4)
     if data[at + 21] != 1 and n > FRAME_BYTES_MIN:
         return np.int64(_ENCRYPTED), np.int64(21)
@@ -494,7 +494,7 @@ def decode_reports(
                     if data[at + 3] == 0xFE:
                         why, where = np.int64(_STRUCTURE), np.int64(AT_UNIT)
                 else:
-                    when = time_s_of(data, at + AT_UNIT)
+                    when = time_s_of_compiled(data, at + AT_UNIT)
                     if when == BAD_TIME:
                         why, where = np.int64(_BAD_TIME), np.int64(AT_UNIT)
         if why == 0 and (command == 0x02 or command == 0x03):
@@ -537,7 +537,7 @@ def decode_reports(
             kind[i] = command
             edition[i] = 16 if data[at] == 0x23 else 25
             time_s[i] = when
-            digest[i] = digest_of(data, at + AT_UNIT, at + n - 1)
+            digest[i] = digest_compiled(data, at + AT_UNIT, at + n - 1)
     return heap_at
 
 

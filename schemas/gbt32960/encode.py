@@ -18,7 +18,7 @@ from schemas.batch import I32, I64, U8, U32, VIN_BYTES
 from schemas.gbt32960 import tables as t
 from schemas.gbt32960.commands import Ack, Command, Edition, Encryption
 from schemas.gbt32960.encode_twin import encode_reports_twin
-from schemas.gbt32960.frame import AT_UNIT, FRAME_BYTES_MIN, bcc, build_frame
+from schemas.gbt32960.frame import AT_UNIT, FRAME_BYTES_MIN, bcc_compiled, build_frame
 from schemas.gbt32960.times import BEIJING_OFFSET_S, time_bytes
 from schemas.jit import compiled, kernel
 from schemas.signals import INDEX, SIGNAL_COUNT, State
@@ -273,7 +273,7 @@ def write_reports(
             fields, groups, derived, out,
         )  # fmt: skip
         _put(out, begin + 22, 2, at - begin - AT_UNIT)
-        out[at] = bcc(out, begin + 2, at)
+        out[at] = bcc_compiled(out, begin + 2, at)
         at += 1
         start[i] = begin
         length[i] = at - begin

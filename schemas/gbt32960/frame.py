@@ -23,7 +23,7 @@ the refused frame ends there, and the next one lives.  No Python object is made 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -132,6 +132,10 @@ def bcc(data: U8, begin: int, end: int) -> int:
     return np.int64(check)
 
 
+# What kernels call: under NEVSTREAM_KERNELS=reference the public name is the twin.
+bcc_compiled: Any = bcc.compiled  # type: ignore[attr-defined]
+
+
 @kernel(twin=_vin_ok_twin)
 def vin_ok(data: U8, at: int) -> bool:
     """Whether the 17 bytes at ``data[at:]`` are printable ASCII, zero padded on the right and not empty."""
@@ -148,6 +152,9 @@ def vin_ok(data: U8, at: int) -> bool:
     return True
 
 
+vin_ok_compiled: Any = vin_ok.compiled  # type: ignore[attr-defined]
+
+
 @compiled
 def _score(data: U8, at: int) -> int:
     """How many of the four conditions the header at ``at`` meets; its start mark has been seen."""
@@ -161,7 +168,7 @@ def _score(data: U8, at: int) -> int:
         score += 1
     if (encryption >= 0x01 and encryption <= 0x05) or encryption >= 0xFE:
         score += 1
-    if score >= 2 and vin_ok(data, at + AT_VIN):
+    if score >= 2 and vin_ok_compiled(data, at + AT_VIN):
         score += 1
     return score
 
@@ -198,7 +205,7 @@ def next_frame(data: U8, at: int, end: int, frame_bytes_max: int) -> tuple[int, 
         return np.int64(OVERSIZE), begin, np.int64(HEADER_BYTES)
     if end - begin < total:
         return np.int64(NEED_MORE), begin, np.int64(0)
-    if bcc(data, begin + AT_COMMAND, begin + total - 1) == data[begin + total - 1]:
+    if bcc_compiled(data, begin + AT_COMMAND, begin + total - 1) == data[begin + total - 1]:
         return np.int64(FRAME), begin, total
 
     for k in range(begin + 2, begin + total):

@@ -17,7 +17,7 @@ import numpy as np
 
 from schemas.batch import U8
 from schemas.gbt32960.commands import BY_ID, Command, Encryption
-from schemas.gbt32960.frame import AT_COMMAND, AT_ENCRYPTION, AT_UNIT, FRAME_BYTES_MIN, bcc
+from schemas.gbt32960.frame import AT_COMMAND, AT_ENCRYPTION, AT_UNIT, FRAME_BYTES_MIN, bcc_compiled
 from schemas.gbt32960.times import time_bytes
 from schemas.jit import kernel
 
@@ -94,7 +94,7 @@ def write_reply(data: U8, start: int, length: int, ack: int, out: U8, at: int) -
     out[at + 22] = 0
     out[at + 23] = unit
     total = FRAME_BYTES_MIN + unit
-    out[at + total - 1] = bcc(out, at + AT_COMMAND, at + total - 1)
+    out[at + total - 1] = bcc_compiled(out, at + AT_COMMAND, at + total - 1)
     return total
 
 
