@@ -117,8 +117,11 @@ class PostgresSink:
             synchronous_commit="off",
             statement_timeout=str(_STATEMENT_TIMEOUT_S * 1000),
             jit="off",
-            # A plan made while a day was empty must not read the whole of it for every late row.
+            # Every statement here looks up a batch's rows by key. A plan made while a table was empty would
+            # read or join all of it, and be kept when it is large: so index look-ups, whatever the statistics.
             enable_seqscan="off",
+            enable_hashjoin="off",
+            enable_mergejoin="off",
         )
         connection = psycopg.connect(
             self._dsn,
@@ -329,7 +332,8 @@ def _text(text: str | None) -> str | None:
 
 def _known_vehicles(connection: Connection) -> KnownVehicles:
     with connection.transaction():
-        connection.execute("SET LOCAL enable_seqscan = on")
+        connection.execute("SET LOCAL enable_seqscan = on")  # this one does read everything
+        connection.execute("SET LOCAL enable_hashjoin = on")
         with connection.cursor() as cursor, cursor.copy(statements.KNOWN_VEHICLES) as copy:
             data = b"".join(copy)
     head = 11 + 4 + 4

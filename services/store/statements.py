@@ -71,7 +71,7 @@ KNOWN_ROW: Final = np.dtype(
 
 # Of every key among the late rows: n rows with d different digests. Against what is stored, or else the first
 # of them, every further digest is a conflict and every further row of a known digest a duplicate.
-# LATERAL with LIMIT: one index look-up per key, whatever the planner thinks of a table without statistics.
+# LATERAL with LIMIT: one index look-up per key; day partitions are chosen while it runs.
 COUNT_LATE: Final = """
     SELECT c.vehicle_id, journal_partition(v.vin, %s::integer), c.duplicates, c.conflicts
     FROM (

@@ -31,10 +31,19 @@ def decoded() -> tuple[Frames, Batch]:
     np.cumsum(length[:-1], out=start[1:])
     zero = np.zeros(len(raw), np.uint8)
     frames = Frames(
-        data=np.frombuffer(b"".join(raw), np.uint8).copy(), start=start, length=length,
-        received_us=start * 0, door=zero + Door.MQTT, codec=zero + Codec.GBT32960, reason=zero, detail=zero.astype(np.uint32), source=zero.astype(np.uint32),
-        partition=length * 0, offset=start * 0, position=length * 0,
-    )  # fmt: skip
+        data=np.frombuffer(b"".join(raw), np.uint8).copy(),
+        start=start,
+        length=length,
+        received_us=start * 0,
+        door=zero + Door.MQTT,
+        codec=zero + Codec.GBT32960,
+        reason=zero,
+        detail=zero.astype(np.uint32),
+        source=zero.astype(np.uint32),
+        partition=length * 0,
+        offset=start * 0,
+        position=length * 0,
+    )
     return frames, decode(frames)
 
 
