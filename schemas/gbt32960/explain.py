@@ -140,7 +140,8 @@ class _Page:
             check = 0
             for byte in data[2 : AT_UNIT + length]:
                 check ^= byte
-            self.number(1, "check byte", problem="" if data[self.at] == check else f"should be 0x{check:02x}")
+            found = data[self.at]
+            self.number(1, "check byte", f"0x{found:02x}", "" if found == check else f"should be 0x{check:02x}")
         self.rest("after the frame", "bytes beyond the declared length")
 
     # --- data unit -----------------------------------------------------------------------------------
