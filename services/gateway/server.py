@@ -90,6 +90,9 @@ class Gateway:
 
         What the journal has not taken within ``timeout_s`` is not answered: its senders send it again.
         """
+        if not self._tasks:
+            return
+        tasks, self._tasks = self._tasks, []
         await self._stop_listening()
         await self._admission.stop()
         links = self._connections.all()
@@ -109,9 +112,9 @@ class Gateway:
         for link in links:
             if link.slot >= 0:
                 link.door.shut_down(link)
-        for task in self._tasks:
+        for task in tasks:
             task.cancel()
-        outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         # a round of the loop or two lets transports send their last bytes and report their end
         for _ in range(3):
             await asyncio.sleep(0)
@@ -126,8 +129,9 @@ class Gateway:
 
     async def wait(self) -> None:
         """Returns after ``drain``; raises what ended one of the gateway's own tasks: a fault of ours."""
-        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in self._tasks:
+        tasks = self._tasks
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
             if task.done() and not task.cancelled() and (fault := task.exception()) is not None:
                 raise fault
 
