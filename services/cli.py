@@ -67,7 +67,7 @@ def _announce(system: System) -> None:
             table.add_row(f"  {names[key]}", f"[bold]{scheme}://{host}:{port}[/bold]")
     if "web" in system.addresses:
         host, port = system.addresses["web"]
-        table.add_row("  API reference", f"http://{host}:{port}/docs")
+        table.add_row("  API description", f"http://{host}:{port}/openapi.json")
     out.print(table)
 
 

@@ -261,8 +261,9 @@ class _Warming:
     def finish(self) -> float:
         """Report each step as it comes, wait for the end; returns seconds.  Raises when a kernel fails."""
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._on_event("compiling", json.loads(line))
+        with self._process.stdout as lines:
+            for line in lines:
+                self._on_event("compiling", json.loads(line))
         if self._process.wait() != 0:
             raise NevstreamError("compiling the kernels failed; the traceback above says where")
         return time.monotonic() - self._begun
