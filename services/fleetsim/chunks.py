@@ -59,6 +59,7 @@ class Chunks:
         self.model = FleetModel(fleet, int(first_s.min()))
         self.counts: Counter[str] = Counter()
         self.alive = 0  # chunks made and not yet answered by every vehicle
+        self.frame_bytes = 0.0  # mean of the newest chunk
         self.made = 0  # reports per vehicle that are in chunks
         self.reports = reports
         self.on_release: Callable[[], None] = lambda: None
@@ -118,6 +119,7 @@ class Chunks:
             at = end
         self._sequence += np.diff(plan.emitted_bounds)
         self.counts.update(plan.counts)
+        self.frame_bytes = float(length.mean()) if len(length) else 0.0
         self.made = last
         self.alive += 1
         return segments

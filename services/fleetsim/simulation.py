@@ -178,6 +178,16 @@ class Simulation:
             else:
                 yield MqttVehicle(v, vin, line, self.stats, buffer, 5 if speech[v] == wire.MQTT_5 else 4)
 
+    @property
+    def vins(self) -> list[str]:
+        return [vehicle.vin for vehicle in self.vehicles]
+
+    @property
+    def frame_bytes(self) -> float:
+        """Mean size of the prepared messages' frames."""
+        assert self._chunks is not None
+        return self._chunks.frame_bytes
+
     # -- the run -----------------------------------------------------------------------------------------
     def stop(self) -> None:
         """Send nothing new; ``run`` ends when what was sent is answered, or after ``drain_s``."""
