@@ -298,7 +298,7 @@ def _make_cluster(places: Places) -> None:
         if run.returncode != 0:
             said = (run.stderr or run.stdout).strip()
             if "could not look up effective user ID" in said:  # a container with --user 1234
-                said += "\nPostgreSQL needs a user with a name: add one to /etc/passwd, or set database.dsn to a server of yours"
+                said += "\nPostgreSQL needs a user with a name: add one to /etc/passwd, or set database.dsn"
             raise DataDirectoryError(f"initdb for {places.data} failed:\n{said}")
         password.rename(cluster / PASSWORD_FILE)
         with (cluster / "postgresql.conf").open("a", encoding="utf-8") as conf:
