@@ -22,7 +22,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from numba import njit
+import numba
+
+from schemas import kernel_cache
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,10 +35,14 @@ if MODE not in MODES:
         f"NEVSTREAM_KERNELS={MODE!r} is not a kernel mode: set it to one of {', '.join(MODES)}, or unset it"
     )
 
+_CACHE_DIR = kernel_cache.prepare(MODE)
+if _CACHE_DIR is not None:
+    numba.config.CACHE_DIR = str(_CACHE_DIR)  # type: ignore[attr-defined]
+
 # error_model="numpy": a division by zero gives inf/nan instead of raising inside a kernel.
 # fastmath stays off: it would let NaN checks be optimised away.
 _OPTIONS: dict[str, Any] = {
-    "cache": True,
+    "cache": _CACHE_DIR is not None,  # no place to write to: every process compiles for itself
     "nogil": True,
     "error_model": "numpy",
     "boundscheck": MODE == "bounds",
@@ -45,7 +51,7 @@ _OPTIONS: dict[str, Any] = {
 
 def compiled(function: F) -> F:
     """Compile ``function`` whatever the mode (tests compare it with its twin; helpers of kernels)."""
-    return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
+    return numba.njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 def kernel(twin: Callable[..., Any]) -> Callable[[F], F]:

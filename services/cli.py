@@ -44,6 +44,8 @@ app.add_typer(vehicles_app, name="vehicles")
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
 
+_HEX = re.compile(rb"(?:0x)?[0-9a-fA-F\s:]+")
+
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Settings file (default: nevstream.toml when it is there).")
 ]
@@ -196,14 +198,19 @@ def config(
 
 def _frames_of(source: str) -> list[bytes]:
     """Frames from HEX, from a file with one hex frame a line, from raw bytes in a file, or ``-``."""
+    typed = source.encode("ascii", "replace")
     if source == "-":
         content = sys.stdin.buffer.read()
-    elif Path(source).is_file():
-        content = Path(source).read_bytes()
+    elif _HEX.fullmatch(typed) and len(typed) >= 4:
+        content = typed
     else:
-        content = source.encode("ascii", "replace")
-        if not re.fullmatch(rb"(?:0x)?[0-9a-fA-F\s:]+", content):
-            raise UsageError(f"{source!r} is neither a file nor hex digits; give a frame as 2323…, or a file's path")
+        try:
+            content = Path(source).read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"{source!r} is neither hex digits nor a readable file ({error.strerror}); "
+                "give a frame as 2323…, the path of a file with frames, or - for standard input"
+            ) from error
     if content[:2] in (b"##", b"$$"):
         return _split(content)
     frames = []
@@ -257,7 +264,9 @@ def decode(
             continue
         if number:
             out.print()
-        title = f"{tree['edition']} · command 0x{tree['cmd']:02x} · {tree['vin']} · {len(frame)} bytes"
+        title = f"{len(frame)} bytes"
+        if tree["cmd"] is not None:
+            title = f"{tree['edition']} · command 0x{tree['cmd']:02x} · {tree['vin']} · {title}"
         table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
         for column in ("offset", "bytes", "field", "raw", "value", "unit", "clause", ""):
             table.add_column(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -29,6 +28,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
+from schemas import kernel_cache
 from services.errors import NevstreamError, Unavailable, UsageError
 from services.lifecycle import Supervisor, end_with_parent, report, reserve_port, share_port
 from services.settings import JournalKind, Settings
@@ -175,11 +175,7 @@ class System:
 
     def _prepare(self) -> None:
         """In the supervisor's thread: compile kernels (a process of its own), meanwhile start the database."""
-        stamp = self.runtime_dir / "kernels.stamp"
-        known = kernel_fingerprint()
-        warming = None
-        if not stamp.exists() or stamp.read_text() != known:
-            warming = _Warming(self._on_event)
+        warming = None if kernel_cache.is_warm(kernel_mode()) else _Warming(self._on_event)
         try:
             self._start_database()
             from services.store.migrations import migrate
@@ -189,7 +185,6 @@ class System:
         finally:
             if warming is not None:
                 self.compile_seconds = warming.finish()
-                stamp.write_text(kernel_fingerprint())
 
     def _start_database(self) -> None:
         database = self.settings.database
@@ -269,18 +264,9 @@ class _Warming:
         return time.monotonic() - self._begun
 
 
-def kernel_fingerprint() -> str:
-    """Changes whenever numba would compile again: source files, cached files, numba, Python, kernel mode."""
-    from importlib.metadata import version
-
-    digest = hashlib.sha256(f"{version('numba')} {sys.version} {os.environ.get('NEVSTREAM_KERNELS', '')}".encode())
-    here = Path(__file__).parent
-    for folder in (here.parent / "schemas", here / "gateway", here / "pipeline"):
-        for file in sorted(folder.rglob("*")):
-            if file.suffix in (".py", ".nbi", ".nbc"):
-                about = file.stat()
-                digest.update(f"{file} {about.st_mtime_ns if file.suffix == '.py' else ''} {about.st_size}".encode())
-    return digest.hexdigest()
+def kernel_mode() -> str:
+    """The mode of ``schemas.jit``, without importing numba for it."""
+    return os.environ.get("NEVSTREAM_KERNELS", "compiled")
 
 
 def _load(steps: list[tuple[str, Callable[[], None]]]) -> None:
@@ -400,9 +386,10 @@ async def _run_role(role: str, index: int, settings: Settings) -> None:
 
 
 def _warm() -> None:
-    from schemas.jit import warm
+    from schemas.jit import MODE, warm
 
     warm(warm_steps(), lambda step, seconds: print(json.dumps({"step": step, "seconds": seconds}), flush=True))
+    kernel_cache.mark_warm(MODE)
 
 
 def child_main(argv: list[str]) -> int:
