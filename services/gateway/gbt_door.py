@@ -113,9 +113,9 @@ class GbtDoor(BaseDoor):
         if kind == ASK:
             request = frame.tobytes()
             if code == Command.TIME_SYNC:
-                link.write(time_sync_reply(request, int(time.time())))
+                link.write_soon(time_sync_reply(request, int(time.time())))
             else:
-                link.write(reply(request, Ack.SUCCESS))
+                link.write_soon(reply(request, Ack.SUCCESS))
         elif kind == BIND:
             self._bind_without_login(link, segment, frame)
         elif code == Command.LOGIN:

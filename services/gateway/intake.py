@@ -30,7 +30,7 @@ from services.gateway.columns import (
 )
 from services.gateway.commit import Committer, now_us
 from services.gateway.connections import Connections, State
-from services.gateway.link import HELD, READ_BYTES, Link
+from services.gateway.link import HELD, READ_BYTES, TURN, TURN_BYTES, Link
 
 log = logging.getLogger("nevstream.gateway")
 
@@ -96,7 +96,9 @@ class Intake:
         self.received_us = now_us()
         self._loop = loop
         self._scheduled = False
+        self.unwritten: list[Link] = []  # those with answers for the end of the tick
         self._held_links: list[Link] = []
+        self._turned: list[Link] = []
         self._carry_bytes = 0
         self._carry_bytes_max = carry_bytes_max
 
@@ -123,6 +125,9 @@ class Intake:
             self.feed(link, fresh)
             return
         self.cursor = at + nbytes
+        if segments[link.segment + SEG_END] - segments[link.segment + SEG_AT] >= TURN_BYTES:
+            link.pause(TURN)
+            self._turned.append(link)
         if self.held:
             link.pause(HELD)
             self._held_links.append(link)
@@ -153,7 +158,14 @@ class Intake:
                 door.segments.clear()
                 self._scan(door, segments)
         self.cursor = 0
+        for link in self.unwritten:
+            link.flush()
+        self.unwritten.clear()
         self.committer.kick()
+        if self._turned:
+            for link in self._turned:
+                link.resume(TURN)
+            self._turned.clear()
 
     def _scan(self, door: Door, segments: I64) -> None:
         rows = self.connections

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 HELD: Final = 1  # too much waits for the journal
 BLOCKED: Final = 2  # the peer does not take its answers
 WAITING: Final = 4  # a password is being verified
+TURN: Final = 8  # it has had its share of this tick
 
 READ_BYTES: Final = 64 * 1024
+# A connection that sends without end gets this much per tick, so that the others get theirs.
+TURN_BYTES: Final = 256 * 1024
 # While held back each connection is read once more before it notices; little, as there may be many.
 READ_HELD_BYTES: Final = 256
 # Answers the peer has not taken before we stop reading from it.
@@ -42,6 +45,7 @@ class Link(asyncio.BufferedProtocol):
         self.extra: Any = None  # what the door keeps per connection
         self._at = 0
         self._pauses = 0
+        self._soon: list[bytes] = []
         self._transport: asyncio.Transport | None = None
 
     # -- asyncio -----------------------------------------------------------------------------------
@@ -82,11 +86,25 @@ class Link(asyncio.BufferedProtocol):
 
     # -- for the door ------------------------------------------------------------------------------
     def write(self, data: bytes) -> None:
+        if self._soon:
+            data = b"".join((*self._soon, data))
+            self._soon.clear()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
+    def write_soon(self, data: bytes) -> None:
+        """Write at the end of the tick, together with what else is written by then."""
+        if not self._soon:
+            self.intake.unwritten.append(self)
+        self._soon.append(data)
+
+    def flush(self) -> None:
+        if self._soon:
+            self.write(b"")
+
     def close(self) -> None:
         """End the connection once what was written has left."""
+        self.flush()
         self.ended_by_us = True
         if self._transport is not None:
             self._transport.close()

@@ -123,7 +123,7 @@ class MqttDoor(BaseDoor):
         if self.rows.state[link.slot] == State.CLOSING:
             return
         if kind == PacketType.PINGREQ:
-            link.write(PINGRESP)
+            link.write_soon(PINGRESP * code)
             return
         if kind == VIOLATION:
             self._violated(link, Code(code), _VIOLATIONS.get(Code(code), "a packet that is not allowed here"))

@@ -218,8 +218,12 @@ def _mqtt_scan_twin(
                 wanted = 2 if kind in (_SUBSCRIBE, _UNSUBSCRIBE) else 0
                 if first & 15 != wanted or (kind == _PINGREQ and after != body):
                     violation = _MALFORMED_PACKET
+                elif kind == _PINGREQ and counts[2] and slow[counts[2] - 1, :2].tolist() == [_PINGREQ, index]:
+                    slow[counts[2] - 1, S_CODE] += 1
+                    at = after
+                    continue
                 else:
-                    put(slow, 2, kind, index, body, after - body, 0)
+                    put(slow, 2, kind, index, body, after - body, 1)
                     at = after
                     if kind in (_CONNECT, _DISCONNECT):
                         ended = SEG_ASKED
@@ -330,9 +334,9 @@ def mqtt_scan(
     """Scan every segment (columns SEG_*) that is in state SEG_SCAN.
 
     ``limits``: bytes of a packet, bytes of a frame, receive maximum.  ``state`` to ``unacked``: arrays of
-    ``Connections``.  Writes ``frames`` (F_*), ``acks`` (A_*), ``slow`` (S_*) and how many of each into
-    ``counts``; moves each segment's SEG_AT and SEG_STATE.  A segment left in SEG_SCAN means that a
-    table was full: take what is there and call again.
+    ``Connections``.  Writes ``frames`` (F_*), ``acks`` (A_*), ``slow`` (S_*; S_CODE is the reason code of a
+    violation, else how many in a row) and how many of each into ``counts``; moves each segment's SEG_AT
+    and SEG_STATE.  A segment left in SEG_SCAN means that a table was full: take what is there and call again.
     """
     packet_max = limits[0]
     frame_max = limits[1]
@@ -425,12 +429,22 @@ def mqtt_scan(
                 flags = 2 if kind in (_SUBSCRIBE, _UNSUBSCRIBE) else 0
                 if first & 15 != flags or (kind == _PINGREQ and after != body):
                     violation = np.int64(_MALFORMED_PACKET)
+                elif (
+                    kind == _PINGREQ
+                    and n_slow > 0
+                    and slow[n_slow - 1, S_KIND] == _PINGREQ
+                    and slow[n_slow - 1, S_SEGMENT] == index
+                ):
+                    # a flood of pings, two bytes each, must not become a flood of Python calls
+                    slow[n_slow - 1, S_CODE] += 1
+                    at = after
+                    continue
                 else:
                     slow[n_slow, S_KIND] = kind
                     slow[n_slow, S_SEGMENT] = index
                     slow[n_slow, S_START] = body
                     slow[n_slow, S_LENGTH] = after - body
-                    slow[n_slow, S_CODE] = 0
+                    slow[n_slow, S_CODE] = 1
                     n_slow += 1
                     at = after
                     if kind in (_CONNECT, _DISCONNECT):

@@ -113,6 +113,15 @@ async def test_acks_keep_the_order_of_publishes_and_of_their_connection(start: S
     assert len(set.union(*partitions.values())) > 1
 
 
+async def test_every_ping_is_answered(start: Start) -> None:
+    run = await start()
+    client = await run.mqtt()
+    client.send(PINGREQ * 5000 + publish(report(), 1) + PINGREQ)
+    answers = await client.read(2 * 5001 + 4)
+    assert answers.count(PINGRESP) == 5001
+    assert answers.endswith((ACK_1, ACK_1 + PINGRESP))
+
+
 # -- refused, kept, acknowledged -------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("payload", "kept"),
