@@ -17,7 +17,7 @@ import numpy as np
 from schemas.batch import I64
 from services.fleetsim import faults, wire
 from services.fleetsim.model import FleetModel
-from services.fleetsim.vehicle import P_EDITION, Fleet
+from services.fleetsim.vehicle import P_EDITION, Fleet, make_fleet
 
 CHUNK_BYTES: Final = 24 * 1024 * 1024
 _MESSAGE_BYTES: Final = 420  # about, for the size of a chunk
@@ -123,3 +123,9 @@ class Chunks:
         self.made = last
         self.alive += 1
         return segments
+
+
+def warm() -> None:
+    """Compile every kernel of the simulator: a chunk of three vehicles, one per way to speak, with a fault drawn."""
+    speech = np.array([wire.MQTT_311, wire.MQTT_5, wire.GBT_TCP], np.int64)
+    Chunks(make_fleet(3, 1), np.full(3, 1_780_000_000, np.int64), 10, speech, {"loss": 1e-9}, 2).make()

@@ -326,28 +326,22 @@ I_EXTREMES = _N["max_voltage_subsystem"]  # twelve in a row, to min_temp_c
 )  # fmt: skip
 _SIGNALS: Final = SIGNAL_COUNT
 VALID: Final = 1
+ABSENT: Final = -1e300
 
 FLAG_SOC_LOW, FLAG_CONSISTENCY, FLAG_INSULATION = 1 << 4, 1 << 10, 1 << 11
 TEMP_BIAS: Final = 40  # raw probe temperature = °C + 40
 
 
 @compiled
-def _set(num: I32, state: U8, signal: int, value: float) -> None:
-    num[signal] = np.int32(math.floor(value + 0.5))
-    state[signal] = VALID
-
-
-@compiled
 def observe(
-    p: F64, s: F64, offset_mv: F64, now_s: int, seed: int, who: int, num: I32, state: U8, cells: U16, temps: U8
+    p: F64, s: F64, offset_mv: F64, now_s: int, seed: int, who: int, values: F64, cells: U16, temps: U8
 ) -> None:
     """What vehicle ``who`` would report at ``now_s``: one line of the arrays of ``Samples``.
 
-    num, state (SIGNAL_COUNT,) · cells mV · temps raw (°C + 40).  Pack voltage is the sum of the
-    rounded cells, as a real BMS has it to within 0.1 V.
+    values (SIGNAL_COUNT,) raw, ``ABSENT`` where there is none · cells mV · temps raw (°C + 40).  Pack
+    voltage is the sum of the rounded cells, as a real BMS has it to within 0.1 V.
     """
-    num[:] = 0
-    state[:] = 0
+    values[:] = ABSENT
     cell_count, probe_count = int(p[P_CELLS]), int(p[P_PROBES])
     # cells: the mean of the pack, a fixed offset each, a little noise, and the weak one's sag
     weak = int(p[P_WEAK_CELL])
@@ -383,18 +377,18 @@ def observe(
     soc = min(max(math.floor(s[S_SOC] * 100.0 + 0.5), 0.0), 100.0)
     voltage = math.floor(total / 100.0 + 0.5)
     current = s[S_CURRENT_A] * 10.0
-    _set(num, state, I_VEHICLE, 1.0 if driving else 2.0)
-    _set(num, state, I_CHARGE, 1.0 if charging else 4.0 if s[S_PLUGGED] == 1.0 and not driving else 3.0)
-    _set(num, state, I_RUN, 1.0)
-    _set(num, state, I_SPEED, s[S_SPEED_MS] * 36.0)
-    _set(num, state, I_ODO, math.floor(s[S_ODOMETER_M] / 100.0))
-    _set(num, state, I_VOLT, voltage)
-    _set(num, state, I_AMP, current)
-    _set(num, state, I_SOC, soc)
-    _set(num, state, I_DCDC, 1.0 if driving or charging else 2.0)
+    values[I_VEHICLE] = 1.0 if driving else 2.0
+    values[I_CHARGE] = 1.0 if charging else 4.0 if s[S_PLUGGED] == 1.0 and not driving else 3.0
+    values[I_RUN] = 1.0
+    values[I_SPEED] = s[S_SPEED_MS] * 36.0
+    values[I_ODO] = math.floor(s[S_ODOMETER_M] / 100.0)
+    values[I_VOLT] = voltage
+    values[I_AMP] = current
+    values[I_SOC] = soc
+    values[I_DCDC] = 1.0 if driving or charging else 2.0
     braking = driving and s[S_FORCE_N] < 0.0
     pushing = driving and s[S_FORCE_N] > 0.0 and s[S_SPEED_MS] > 0.0
-    _set(num, state, I_GEAR, (14.0 if driving else 15.0) + (16.0 if braking else 0.0) + (32.0 if pushing else 0.0))
+    values[I_GEAR] = (14.0 if driving else 15.0) + (16.0 if braking else 0.0) + (32.0 if pushing else 0.0)
     hourly = uniform(seed, who, now_s // 3600, 31)
     insulation = p[P_INSULATION_KOHM] * (0.85 + 0.3 * hourly)
     # alarms flicker for one record; a rare half hour has a worse one
@@ -413,62 +407,62 @@ def observe(
         insulation = 40.0 + 40.0 * hourly
         flags |= FLAG_INSULATION
         level = 2
-    _set(num, state, I_INSUL, insulation)
+    values[I_INSUL] = insulation
     if edition == 16:
         pedal = s[S_WHEEL_W] / p[P_MOTOR_W] * 100.0 if pushing else 0.0
-        _set(num, state, I_ACCEL, min(max(pedal, 0.0), 100.0))
-        _set(num, state, I_BRAKE, min(-s[S_ACCELERATION] * 40.0, 100.0) if braking else 0.0)
+        values[I_ACCEL] = min(max(pedal, 0.0), 100.0)
+        values[I_BRAKE] = min(-s[S_ACCELERATION] * 40.0, 100.0) if braking else 0.0
     # motor
     rpm = s[S_SPEED_MS] * 3.6 * p[P_RPM_PER_KMH]
     watts = s[S_WHEEL_W] if driving else 0.0
     torque = 0.0 if rpm < 1.0 else watts / (rpm * 0.10471975511965977)
     torque = min(max(torque, -p[P_MOTOR_NM]), p[P_MOTOR_NM])
-    _set(num, state, I_MCOUNT, 1.0)
-    _set(num, state, I_MNO, 1.0)
-    _set(num, state, I_MSTATE, 3.0 if not driving else 1.0 if watts > 0.0 else 2.0 if watts < 0.0 else 4.0)
-    _set(num, state, I_MCTEMP, s[S_MOTOR_TEMP_C] * 0.9)
-    _set(num, state, I_MRPM, rpm)
-    _set(num, state, I_MNM, torque * 10.0)
-    _set(num, state, I_MTEMP, s[S_MOTOR_TEMP_C])
+    values[I_MCOUNT] = 1.0
+    values[I_MNO] = 1.0
+    values[I_MSTATE] = 3.0 if not driving else 1.0 if watts > 0.0 else 2.0 if watts < 0.0 else 4.0
+    values[I_MCTEMP] = s[S_MOTOR_TEMP_C] * 0.9
+    values[I_MRPM] = rpm
+    values[I_MNM] = torque * 10.0
+    values[I_MTEMP] = s[S_MOTOR_TEMP_C]
     if edition == 16:
-        _set(num, state, I_MVOLT, voltage)
-        _set(num, state, I_MAMP, 10.0 * (watts / 0.88 if watts > 0.0 else watts * 0.9) / max(s[S_VOLTAGE_V], 1.0))
+        values[I_MVOLT] = voltage
+        values[I_MAMP] = 10.0 * (watts / 0.88 if watts > 0.0 else watts * 0.9) / max(s[S_VOLTAGE_V], 1.0)
     # location: no fix now and then (tunnels, garages)
-    _set(num, state, I_LOCVALID, 0.0 if uniform(seed, who, now_s // 120, 34) < 0.01 else 1.0)
+    values[I_LOCVALID] = 0.0 if uniform(seed, who, now_s // 120, 34) < 0.01 else 1.0
     if edition == 25:
-        _set(num, state, I_COORD, 1.0)
-    _set(num, state, I_LON, s[S_LON] * 1e6)
-    _set(num, state, I_LAT, s[S_LAT] * 1e6)
+        values[I_COORD] = 1.0
+    values[I_LON] = s[S_LON] * 1e6
+    values[I_LAT] = s[S_LAT] * 1e6
     if edition == 16:
-        _set(num, state, I_EXTREMES, 1.0)
-        _set(num, state, I_EXTREMES + 1, high_at + 1.0)
-        _set(num, state, I_EXTREMES + 2, float(highest))
-        _set(num, state, I_EXTREMES + 3, 1.0)
-        _set(num, state, I_EXTREMES + 4, low_at + 1.0)
-        _set(num, state, I_EXTREMES + 5, float(lowest))
-        _set(num, state, I_EXTREMES + 6, 1.0)
-        _set(num, state, I_EXTREMES + 7, hot_at + 1.0)
-        _set(num, state, I_EXTREMES + 8, float(hottest - TEMP_BIAS))
-        _set(num, state, I_EXTREMES + 9, 1.0)
-        _set(num, state, I_EXTREMES + 10, cold_at + 1.0)
-        _set(num, state, I_EXTREMES + 11, float(coldest - TEMP_BIAS))
-    _set(num, state, I_ALARM, float(level))
-    _set(num, state, I_FLAGS, float(flags))
+        values[I_EXTREMES] = 1.0
+        values[I_EXTREMES + 1] = high_at + 1.0
+        values[I_EXTREMES + 2] = float(highest)
+        values[I_EXTREMES + 3] = 1.0
+        values[I_EXTREMES + 4] = low_at + 1.0
+        values[I_EXTREMES + 5] = float(lowest)
+        values[I_EXTREMES + 6] = 1.0
+        values[I_EXTREMES + 7] = hot_at + 1.0
+        values[I_EXTREMES + 8] = float(hottest - TEMP_BIAS)
+        values[I_EXTREMES + 9] = 1.0
+        values[I_EXTREMES + 10] = cold_at + 1.0
+        values[I_EXTREMES + 11] = float(coldest - TEMP_BIAS)
+    values[I_ALARM] = float(level)
+    values[I_FLAGS] = float(flags)
     for k in range(4):
-        _set(num, state, I_FAULTS + k, 0.0)
+        values[I_FAULTS + k] = 0.0
     if edition == 25:
-        _set(num, state, I_GENERAL, 0.0)
-    _set(num, state, I_PACKS, 1.0)
-    _set(num, state, I_PVOLT, voltage)
-    _set(num, state, I_PAMP, current)
-    _set(num, state, I_PCELLS, float(cell_count))
-    _set(num, state, I_CCOUNT, float(cell_count))
-    _set(num, state, I_CMAX, float(highest))
-    _set(num, state, I_CMIN, float(lowest))
-    _set(num, state, I_CSUM, float(total))
-    _set(num, state, I_TCOUNT, float(probe_count))
-    _set(num, state, I_TMAX, float(hottest - TEMP_BIAS))
-    _set(num, state, I_TMIN, float(coldest - TEMP_BIAS))
+        values[I_GENERAL] = 0.0
+    values[I_PACKS] = 1.0
+    values[I_PVOLT] = voltage
+    values[I_PAMP] = current
+    values[I_PCELLS] = float(cell_count)
+    values[I_CCOUNT] = float(cell_count)
+    values[I_CMAX] = float(highest)
+    values[I_CMIN] = float(lowest)
+    values[I_CSUM] = float(total)
+    values[I_TCOUNT] = float(probe_count)
+    values[I_TMAX] = float(hottest - TEMP_BIAS)
+    values[I_TMIN] = float(coldest - TEMP_BIAS)
 
 
 @compiled
@@ -482,6 +476,8 @@ def look(
     ``MODE_SHORTEST_S`` seconds, plus one.
     """
     count = 0
+    # one loop turns values into integers: sixty conversions in line cost seconds of compile time
+    values = np.empty(_SIGNALS)
     for v in range(len(now)):
         for row in range(bounds[v], bounds[v + 1]):
             while now[v] < times[row]:
@@ -489,6 +485,10 @@ def look(
                 now[v] += 1
             observe(
                 params[v], states[v], offset_mv[v], times[row], seed, first + v,
-                num[row], state[row], cells[row], temps[row],
+                values, cells[row], temps[row],
             )  # fmt: skip
+            for signal in range(_SIGNALS):
+                here = values[signal] != ABSENT
+                num[row, signal] = np.int32(math.floor(values[signal] + 0.5)) if here else 0
+                state[row, signal] = VALID if here else 0
     return count
