@@ -347,7 +347,7 @@ def observe(
     weak = int(p[P_WEAK_CELL])
     sag = 0.0
     if weak >= 0:
-        sag = p[P_WEAK_MV] * (1.0 + 0.3 * s[S_CURRENT_A] / p[P_CAPACITY_AH]) * (1.2 - s[S_SOC])
+        sag = p[P_WEAK_MV] * (1.0 + 0.3 * s[S_CURRENT_A] / p[P_CAPACITY_AH]) * (1.3 - 0.6 * s[S_SOC])
         sag = max(sag, 0.0)
     mean = 1000.0 * s[S_VOLTAGE_V] / cell_count + sag / cell_count
     stretch = 1.0 + min(abs(s[S_CURRENT_A]) / p[P_CAPACITY_AH], 2.0) * 0.25

@@ -216,7 +216,7 @@ def make_fleet(vehicles: int, seed: int, model: str | None = None) -> Fleet:
             line.rolling, line.drag_area_m2, line.auxiliary_kw * 1000 * (0.7 + 0.7 * draw(7)), line.motor_kw * 1000,
             line.motor_nm, line.rpm_per_kmh, line.regeneration, line.slow_charge_kw * 1000, line.fast_charge_kw * 1000,
             west, south, east, north, ambient + 4 * (draw(8) - 0.5), int(draw(9) * line.cells) if weak else -1,
-            25 + 50 * draw(10) if weak else 0.0, 1500 + 3500 * draw(11), 3.2 + 2.0 * draw(12),
+            30 + 45 * draw(10) if weak else 0.0, 1500 + 3500 * draw(11), 3.2 + 2.0 * draw(12),
             age_days * USAGES[line.usage, U_KM_PER_DAY] * 1000 * (0.8 + 0.4 * draw(13)), 0.30 + 0.65 * draw(14),
         )  # fmt: skip
         cells = np.array([normal(seed, _DRAWS + i, 1, 2 * c) for c in range(line.cells)]) * params[i, P_SPREAD_MV]
