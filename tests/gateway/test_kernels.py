@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from schemas.mqtt.packets import (
     encode_subscribe,
 )
 from schemas.mqtt.wire import varint
+from schemas.reasons import reason_name
 from schemas.seams import StoredRecord
 from services.gateway import gather, scan_gbt, scan_mqtt
 from services.gateway.columns import (
@@ -32,7 +35,7 @@ from services.gateway.columns import (
     SPAN_SERIAL,
 )
 from services.gateway.connections import STATES, State
-from services.gateway.gbt_rules import RULES, actions, error_flags, success_flags
+from services.gateway.gbt_rules import ASK, ASK_STOP, REFUSE, RULES, TAKE, actions, error_flags, success_flags
 from services.gateway.group import Group
 from tests.gateway.playing import OTHER, PARTITIONS, VIN, broken, connect, login, logout, publish, report
 from tests.gateway.test_gbt import PLATFORM_LOGOUT, platform_login
@@ -312,3 +315,11 @@ def test_records_hold_every_frame_with_its_own_source(items: list[tuple[int, int
 def test_columns_are_what_the_tables_have() -> None:
     assert max(F_ACK, F_LENGTH, F_SLOT) < FRAME_COLUMNS
     assert SEG_END < 4
+
+
+def test_the_readme_has_the_rule_table() -> None:
+    words = {TAKE: "take", ASK: "answer at once", ASK_STOP: "handle"}
+    text = (Path(scan_gbt.__file__).parent / "README.md").read_text("utf-8")
+    for name, _, *by_state in RULES:
+        cells = [words[action] if action in words else reason_name(action - REFUSE) for action in by_state]
+        assert f"| {name} | {' | '.join(cells)} |" in text
