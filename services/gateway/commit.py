@@ -127,7 +127,6 @@ class Committer:
                 if begun_s is None:
                     begun_s = self._clock()
                     log.warning("the journal is away, frames are kept and not answered until it is back: %s", error)
-                metrics.APPEND_FAILURES.inc()
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, _RETRY_MAX_S)
                 continue
