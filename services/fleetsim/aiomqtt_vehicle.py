@@ -15,6 +15,7 @@ from typing import Any
 from schemas.mqtt.packets import parse_publish, split
 from schemas.mqtt.wire import V5
 from services.errors import UsageError
+from services.fleetsim import faults
 from services.fleetsim.chunks import Segment
 from services.fleetsim.client import BACKOFF_FIRST_S, BACKOFF_MAX_S, ClientSettings
 from services.fleetsim.stats import Stats
@@ -39,6 +40,7 @@ class AiomqttVehicle:
         self.version = version
         self.limit = 0
         self.closing = False
+        self.reported = 0
         self._library = require_aiomqtt()
         self._segments: deque[Segment] = deque()
         self._at = 0  # within the first segment
@@ -61,6 +63,17 @@ class AiomqttVehicle:
         self.limit = -1
         self.finish()
 
+    def settle_rest(self) -> None:
+        """The simulation is over: count what was sent of the segment in hand, let the rest go."""
+        while self._segments:
+            self._count(self._segments[0], self._at)
+            self._segments.popleft().done()
+            self._at = 0
+
+    def _count(self, segment: Segment, answered: int) -> None:
+        self.stats.rows += segment.fates.count(faults.ROW, 0, answered)
+        self.stats.rejects += segment.fates.count(faults.REFUSED, 0, answered)
+
     def watch(self, now: float) -> None:
         """Nothing to do: the library keeps its connection alive itself."""
 
@@ -79,6 +92,7 @@ class AiomqttVehicle:
 
     def _over(self) -> bool:
         while self._segments and self._at >= self._segments[0].count:
+            self._count(self._segments[0], self._at)
             self._segments.popleft().done()
             self._at = 0
         return self.closing and (not self._segments or self.limit < 0)
@@ -107,6 +121,7 @@ class AiomqttVehicle:
                 if self.stats.first_sent is None:
                     self.stats.first_sent = sent
                 await client.publish(publish.topic, publish.payload, qos=1)
+                self.reported = segment.due[self._at]
                 self._at += 1
                 self.stats.sent += 1
                 self.stats.acked += 1

@@ -8,9 +8,9 @@ had its part answered, and only so many chunks exist at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,7 +28,8 @@ class Segment:
     """One vehicle's part of a chunk: messages ``first .. first + count - 1`` of its life.
 
     ``ends`` are offsets in ``data`` after each message, ``due`` how many base reports (counted from the
-    vehicle's first) must be due before each may go, ``answers`` the answers expected, back to back.
+    vehicle's first) must be due before each may go, ``answers`` the answers expected, back to back,
+    ``fates`` what becomes of each (``faults.ROW`` ...).
     """
 
     first: int
@@ -37,6 +38,7 @@ class Segment:
     ends: list[int]
     due: list[int]
     answers: bytes
+    fates: bytes
     done: Callable[[], None]
 
     def begin(self, index: int) -> int:
@@ -70,6 +72,16 @@ class Chunks:
         self._editions = fleet.params[:, P_EDITION].astype(np.int64)
         self._sequence = np.zeros(fleet.n, np.int64)
         self._reports_per_chunk = max(1, chunk_bytes // (_MESSAGE_BYTES * fleet.n))
+
+    def truth(self, reported: I64) -> Iterator[dict[str, Any]]:
+        """The truth up to the report number ``reported[v]`` (counted from 1; 0 = none) of each vehicle.
+
+        Chunks are made ahead of sending, so this is computed anew: the same fleet does the same again.
+        """
+        model = FleetModel(self.fleet, self.model.start_s)
+        until = self._first_s + np.maximum(reported - 1, 0) * self._period_s
+        model.samples_of(np.arange(self.fleet.n + 1, dtype=np.int64), np.where(reported > 0, until, model.start_s))
+        return model.truth()
 
     @property
     def exhausted(self) -> bool:
@@ -113,6 +125,7 @@ class Chunks:
                     (ends[low:high] - at).tolist(),
                     (plan.due[low:high] + first).tolist(),
                     expected[answer_at[v] : answer_at[v + 1]],
+                    plan.fate[low:high].tobytes(),
                     done,
                 )
             )

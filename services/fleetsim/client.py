@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, cast
 
+from services.fleetsim import faults
 from services.fleetsim.chunks import Segment
 from services.fleetsim.noise import uniform
 from services.fleetsim.stats import Stats
@@ -66,6 +67,9 @@ class Vehicle(asyncio.BufferedProtocol):
         self.sent = 0  # messages written on this connection or answered before
         self.closing = False  # nothing more will be added
         self.limit = 0  # base reports that are due
+        self.reported = 0  # base reports sent
+        self.window = settings.window  # the platform may ask for less
+        self.idle_s = settings.idle_s
         self.last_write = 0.0
         self._buffer = memoryview(buffer)  # shared: a read is consumed before the next one begins
         self._segments: deque[Segment] = deque()  # not yet answered in full
@@ -127,14 +131,22 @@ class Vehicle(asyncio.BufferedProtocol):
 
     def stop(self) -> None:
         """Send nothing new; leave when what was sent is answered."""
-        while self._segments and self._segments[-1].first >= max(self.sent, self._again):
+        ever_sent = max(self.sent, self._again)
+        while self._segments and self._segments[-1].first >= ever_sent:
             self._segments.pop().done()
         if self._segments:
             last = self._segments[-1]
-            last.count = min(last.count, max(self.sent, self._again) - last.first)
+            last.count = min(last.count, ever_sent - last.first)
             if self.acked >= last.first + last.count:
-                self._segments.pop().done()
+                self._settle(self._segments.pop())
         self.finish()
+
+    def settle_rest(self) -> None:
+        """Count what was answered of segments that were not answered in full; the simulation is over."""
+        for segment in self._segments:
+            segment.count = max(0, min(segment.count, self.acked - segment.first))
+            self._settle(segment)
+        self._segments.clear()
 
     @property
     def unanswered(self) -> int:
@@ -146,7 +158,7 @@ class Vehicle(asyncio.BufferedProtocol):
             return
         if self._in_flight and now - self._in_flight[0][1] > self.settings.ack_timeout_s:
             self._drop(f"no answer for {self.settings.ack_timeout_s:g} s")
-        elif now - self.last_write > self.settings.idle_s:
+        elif now - self.last_write > self.idle_s:
             self._write(self._beat())
 
     async def live(self, gate: asyncio.Semaphore) -> None:
@@ -315,8 +327,14 @@ class Vehicle(asyncio.BufferedProtocol):
                 break
             self._in_flight.popleft()
         while self._segments and self.acked >= self._segments[0].first + self._segments[0].count:
-            self._segments.popleft().done()
+            self._settle(self._segments.popleft())
         self._check_drained()
+
+    def _settle(self, segment: Segment) -> None:
+        """A segment is over: its first ``count`` messages were answered."""
+        self.stats.rows += segment.fates.count(faults.ROW, 0, segment.count)
+        self.stats.rejects += segment.fates.count(faults.REFUSED, 0, segment.count)
+        segment.done()
 
     def _check_drained(self) -> None:
         if self.closing and not self._segments:
@@ -326,7 +344,7 @@ class Vehicle(asyncio.BufferedProtocol):
         """Write as many messages as window, due times and socket allow."""
         if not self._ready or self._blocked:
             return
-        room = self.settings.window - (self.sent - self.acked)
+        room = self.window - (self.sent - self.acked)
         for segment in self._segments:
             if room <= 0:
                 return
@@ -347,6 +365,7 @@ class Vehicle(asyncio.BufferedProtocol):
                 data = self._repeat(segment, at, end)
             else:
                 self.stats.sent += count
+                self.reported = segment.due[end - 1]
                 data = segment.data[segment.begin(at) : segment.ends[end - 1]]
             self.sent += count
             self._write(data)

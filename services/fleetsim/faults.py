@@ -51,6 +51,7 @@ PRESETS: Final[Mapping[str, Mapping[str, float]]] = {
     "dirty": {fault.name: fault.odds for fault in FAULTS},
 }
 
+ROW, REFUSED, REPEATED = 0, 1, 2
 OUTAGE_REPORTS_MAX: Final = 12
 BURST_S: Final = 30  # before and after (clause 2016 5.3, 2025 the same)
 _DRAW: Final = 1 << 20  # number of the draw, apart from those of the physics
@@ -81,7 +82,8 @@ class Plan:
     bounds (vehicles + 1,) into time_s (n,) i64, rising per vehicle · command (n,) u8 · fault (n,) u8 (0, or a
     number of ``FAULTS``) · alarm (n,) u8 1 where the level-3 alarm is up · due (k,) i64 how many base reports of
     the chunk must be due before the message may go · emitted (k,) rows in the order of sending, emitted_bounds
-    (vehicles + 1,).  counts: reports by fault, and ``reports``, ``messages``, ``stored``, ``rejected``.
+    (vehicles + 1,) · fate (k,) u8 what becomes of each message: ``ROW``, ``REFUSED``, ``REPEATED`` (the row is
+    there already).  counts: reports by fault, and ``reports``, ``messages``, ``stored``, ``rejected``.
     """
 
     bounds: I64
@@ -92,6 +94,7 @@ class Plan:
     emitted_bounds: I64
     emitted: I64
     due: I64
+    fate: U8
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -122,7 +125,7 @@ def make_plan(seed: int, odds: Mapping[str, float], first_s: I64, period_s: int,
         return Plan(
             bounds, base.ravel(), np.full(rows, 2, np.uint8), np.zeros(rows, np.uint8), np.zeros(rows, np.uint8),
             bounds.copy(), np.arange(rows, dtype=np.int64), np.tile(np.arange(1, per + 1, dtype=np.int64), vehicles),
-            {"reports": rows, "messages": rows, "stored": rows, "rejected": 0},
+            np.full(rows, ROW, np.uint8), {"reports": rows, "messages": rows, "stored": rows, "rejected": 0},
         )  # fmt: skip
     return _faulty(seed, marks, base, period_s)
 
@@ -153,18 +156,20 @@ def _faulty(seed: int, marks: U8, base: I64, period_s: int) -> Plan:
         dues.append(due)
         at += len(time_s)
     fault, emitted = np.concatenate(faults), np.concatenate(orders)
-    refused = (fault[emitted] == WRONG_CLOCK) | (fault[emitted] == CORRUPT)
+    fate = np.full(len(emitted), REPEATED, np.uint8)
+    fate[np.unique(emitted, return_index=True)[1]] = ROW
+    fate[(fault[emitted] == WRONG_CLOCK) | (fault[emitted] == CORRUPT)] = REFUSED
     counts |= {
         "reports": vehicles * per,
         "messages": len(emitted),
-        "stored": len(np.unique(emitted[~refused])),
-        "rejected": int(refused.sum()),
+        "stored": int((fate == ROW).sum()),
+        "rejected": int((fate == REFUSED).sum()),
     }
     return Plan(
         np.concatenate([[0], np.cumsum([len(t) for t in times])]).astype(np.int64), np.concatenate(times),
         np.concatenate(commands), fault, np.concatenate(alarms),
         np.concatenate([[0], np.cumsum([len(o) for o in orders])]).astype(np.int64), emitted, np.concatenate(dues),
-        counts,
+        fate, counts,
     )  # fmt: skip
 
 

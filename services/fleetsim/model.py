@@ -90,9 +90,9 @@ class FleetModel:
         """Trips and charges that have ended, then a line per vehicle: what a statistic should find."""
         fleet, names = self.fleet, {physics.DRIVING: "trip", physics.CHARGING: "charge"}
         events = np.concatenate(self._events) if self._events else np.empty((0, EVENT_COUNT))
-        for line in events[np.lexsort((events[:, physics.E_START_S], events[:, E_VEHICLE]))]:
+        for line in events[np.lexsort((events[:, physics.E_START_S], events[:, E_VEHICLE]))].tolist():
             yield {
-                "what": names[float(line[physics.E_MODE])],
+                "what": names[line[physics.E_MODE]],
                 "vin": fleet.vins[int(line[E_VEHICLE])],
                 "start_s": int(line[physics.E_START_S]),
                 "end_s": int(line[physics.E_END_S]),

@@ -59,10 +59,14 @@ class MqttVehicle(Vehicle):
                     sequence = self.acked + (answer.packet_id - 1 - self.acked) % PACKET_IDS
                     self._answered(sequence, refused=answer.code >= _FIRST_REFUSAL)
                 elif kind == PacketType.CONNACK:
-                    code = parse_connack(body, self.version).code
-                    if code:
-                        self._drop(f"CONNECT refused with code 0x{code:02X}")
+                    accepted = parse_connack(body, self.version)
+                    if accepted.code:
+                        self._drop(f"CONNECT refused with code 0x{accepted.code:02X}")
                         return len(data)
+                    # what an MQTT 5 server asks for outranks our own settings (clauses 3.2.2.3.3, 3.2.2.3.14)
+                    self.window = min(self.settings.window, accepted.properties.get("receive_maximum", PACKET_IDS))
+                    granted_s = accepted.properties.get("server_keep_alive", self.settings.keep_alive_s)
+                    self.idle_s = min(self.settings.idle_s, granted_s * 0.75)
                     self._welcomed()
                 elif kind == PacketType.DISCONNECT and self.version == V5:
                     self._drop(f"platform disconnects with code 0x{parse_disconnect(body, V5).code:02X}")

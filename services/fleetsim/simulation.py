@@ -8,6 +8,7 @@ ahead of it: a report from the future would rightly be refused.
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from services.fleetsim.mqtt_vehicle import MqttVehicle
 from services.fleetsim.stats import Stats
 from services.fleetsim.vehicle import Fleet, make_fleet
 
+_OTHER_FILES: Final = 64  # besides the vehicles' sockets
 TICK_S: Final = 0.02
 CHUNKS_ALIVE_MAX: Final = 3
 MQTT_VERSIONS: Final = ("3.1.1", "5", "mixed")
@@ -87,8 +89,12 @@ class SimulationSettings:
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """What happened.  ``expected_stored`` and ``expected_rejected`` are of what was sent and answered when
-    ``complete``; ``stats`` are the counts of ``Stats``, ``planned`` those of the faults."""
+    """What happened.
+
+    complete: every message sent was answered · expected_stored, expected_rejected: of what was answered, the
+    rows that must be there and the frames that must have been refused (what was sent and not answered may be there
+    as well) · stats: the counts of ``Stats`` · planned: those of everything that was made, faults by name.
+    """
 
     complete: bool
     vehicles: int
@@ -112,6 +118,19 @@ class SimulationResult:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _allow_sockets(wanted: int) -> None:
+    """Let this process open ``wanted`` files.  Raises ``UsageError`` when the system forbids it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise UsageError(
+            f"simulate: {wanted - _OTHER_FILES} vehicles need as many sockets, this system allows {hard} open files: "
+            f"raise the hard limit (ulimit -Hn {wanted}), or simulate fewer"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Simulation:
@@ -156,6 +175,7 @@ class Simulation:
             1 << 62 if s.prepare_all else CHUNK_BYTES,
         )  # fmt: skip
         self._chunks.on_release = self._released.set
+        _allow_sockets(s.vehicles + _OTHER_FILES)
         self.vehicles = list(self._line_up(fleet, speech))
         # a short first chunk, so that a fleet that reports every 10 s starts at once
         self._made.append(self._chunks.make(None if s.prepare_all else 8))
@@ -219,6 +239,8 @@ class Simulation:
         loop.set_exception_handler(None)
         if self._fault is not None:
             raise self._fault
+        for vehicle in self.vehicles:
+            vehicle.settle_rest()
         if s.truth is not None:
             self._write_truth(s.truth)
         return self._result(time.monotonic() - begun, complete, chunks)
@@ -304,16 +326,14 @@ class Simulation:
     def _write_truth(self, path: Path) -> None:
         assert self._chunks is not None
         with path.open("wb") as file:
-            for line in self._chunks.model.truth():
+            reported = np.array([vehicle.reported for vehicle in self.vehicles], np.int64)
+            for line in self._chunks.truth(reported):
                 file.write(orjson.dumps(line) + b"\n")
 
     def _result(self, seconds: float, complete: bool, chunks: Chunks) -> SimulationResult:
         stats, planned = self.stats, dict(chunks.counts)
         busy = (stats.last_acked or 0.0) - (stats.first_sent or 0.0)
         snapshot = stats.snapshot()
-        # stopped before the plan's end: without faults every message is a row; with them only a whole plan is known
-        whole = stats.sent == planned.get("messages")
-        stored, rejected = faults.expected(planned) if whole else (stats.acked, 0)
         return SimulationResult(
             complete=complete,
             vehicles=len(self.vehicles),
@@ -321,8 +341,8 @@ class Simulation:
             acked=stats.acked,
             resent=stats.resent,
             refused=stats.refused,
-            expected_stored=stored,
-            expected_rejected=rejected,
+            expected_stored=stats.rows,
+            expected_rejected=stats.rejects,
             seconds=round(seconds, 3),
             frames_per_s=round(stats.acked / busy, 1) if busy > 0 else 0.0,
             first_sent_monotonic=stats.first_sent,

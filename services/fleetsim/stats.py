@@ -49,6 +49,8 @@ class Stats:
     resent: int = 0
     acked: int = 0
     refused: int = 0
+    rows: int = 0  # of what was answered: rows that must be stored
+    rejects: int = 0  # of what was answered: frames that must have been refused
     connects: int = 0
     failures: int = 0
     drops: int = 0

@@ -28,6 +28,7 @@ class FakePlatform:
     ack: int = Ack.SUCCESS
     style: str = "short"
     pieces: int = 0  # split answers into pieces of so many bytes
+    receive_maximum: int = 0  # told to MQTT 5 clients
     reverse: bool = False  # answer what came in one read in the opposite order
     received: list[Received] = field(default_factory=list)
     logins: list[bytes] = field(default_factory=list)
@@ -108,7 +109,8 @@ class FakePlatform:
                     version, vin = connect.version, connect.client_id
                     self.versions.add(version)
                     self.passwords.add(connect.password)
-                    answers.append(encode_connack(version, 0))
+                    asked = {"receive_maximum": self.receive_maximum} if self.receive_maximum else None
+                    answers.append(encode_connack(version, 0, asked))
                 elif kind == PacketType.PUBLISH:
                     publish = parse_publish(first, body, version)
                     assert publish.topic == f"nev/v1/{vin}/gbt32960"

@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from schemas.gbt32960.commands import Ack, Command
+from schemas.gbt32960.times import time_bytes
 from services.errors import UsageError
 from services.fleetsim.client import ClientSettings
 from services.fleetsim.command import simulate
@@ -156,6 +157,39 @@ async def test_stop_waits_for_what_is_in_the_air() -> None:
     assert result.complete
     assert result.sent == result.acked == len(platform.counts())
     assert platform.logouts == 4
+
+
+async def test_stopped_early_the_expected_rows_are_of_what_was_answered() -> None:
+    async with FakePlatform() as platform:
+        simulation = Simulation(settings(platform, reports=None, vehicles=6, faults={"duplicate": 0.1, "loss": 0.05}))
+        platform.on_message = lambda count: simulation.stop() is None if count == 1000 else True
+        result = await simulation.run()
+    assert result.complete
+    assert result.acked == len(platform.received)
+    assert result.expected_stored == len(platform.counts()) < result.acked
+
+
+async def test_truth_ends_with_the_last_report_sent(tmp_path: Path) -> None:
+    async with FakePlatform() as platform:
+        truth = tmp_path / "truth.jsonl"
+        simulation = Simulation(settings(platform, reports=None, vehicles=2, truth=truth))
+        platform.on_message = lambda count: simulation.stop() is None if count == 300 else True
+        await simulation.run()
+    last = {one.vin: max(x.frame[24:30] for x in platform.received if x.vin == one.vin) for one in platform.received}
+    for line in map(orjson.loads, truth.read_bytes().splitlines()):
+        assert time_bytes(line["end_s"]) <= last[line["vin"]]
+        if line["what"] == "vehicle":
+            assert time_bytes(line["end_s"]) == last[line["vin"]]
+
+
+async def test_mqtt_5_receive_maximum_outranks_the_window() -> None:
+    async with FakePlatform(receive_maximum=2) as platform:
+        simulation = Simulation(settings(platform, {"window": 8}, vehicles=1, mqtt_share=1.0, mqtt_version="5"))
+        seen: list[int] = []
+        platform.on_message = lambda _count: seen.append(simulation.vehicles[0].unanswered) is None  # type: ignore[union-attr]
+        result = await simulation.run()
+    assert result.complete
+    assert max(seen) <= 2
 
 
 async def test_a_platform_that_never_answers_ends_after_drain() -> None:

@@ -144,7 +144,11 @@ def all_sent(chunks: Chunks, speech: np.ndarray, rounds: int, reports: int) -> l
 @pytest.mark.parametrize("name", faults.NAMES)
 def test_each_fault_is_counted_to_the_frame(name: str) -> None:
     chunks, speech = chunks_of(12, odds={name: 0.05})
-    sent = all_sent(chunks, speech, 3, 60)
+    sent, fates = [], b""
+    for _ in range(3):
+        for v, segment in enumerate(chunks.make(60)):
+            sent += [(chunks.fleet.vins[v], frame) for frame in frames_of(segment, int(speech[v]))]
+            fates += segment.fates
     counts = chunks.counts
     stored, rejected = faults.expected(counts)
     good, bad = set(), 0
@@ -159,6 +163,7 @@ def test_each_fault_is_counted_to_the_frame(name: str) -> None:
     assert counts[name] > 5, "the fault occurs"
     assert len(sent) == counts["messages"]
     assert (len(good), bad) == (stored, rejected)
+    assert (fates.count(faults.ROW), fates.count(faults.REFUSED)) == (stored, rejected)
     match name:
         case "loss":
             assert stored == counts["reports"] - counts["loss"]
