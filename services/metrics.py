@@ -86,6 +86,16 @@ DEAD_LETTERS = Counter(
     "Frames kept as dead letters, by reason (`nevstream dead-letters`).",
     ["reason"],
 )
+DEAD_LETTERS_KEPT = Gauge(
+    "nevstream_dead_letters_kept",
+    "Dead letters in the store, as of the last pruning. Near dead_letters.rows_max: find out why, by reason.",
+    multiprocess_mode="livemax",
+)
+DEAD_LETTERS_PRUNED = Counter(
+    "nevstream_dead_letters_pruned_total",
+    "Dead letters dropped for `age` or `size`; see dead_letters.age_max_days and dead_letters.rows_max.",
+    ["cause"],
+)
 SIGNAL_FLAWS = Counter(
     "nevstream_pipeline_signal_flaws_total",
     "Signal values masked or marked, by signal and state (abnormal, invalid, out_of_range, suspect).",

@@ -178,6 +178,20 @@ class Web(Section):
     host: str = Field("127.0.0.1", description="Address of the HTTP API.")
     port: Port = Field(8080, description="TCP port of the HTTP API.")
     rows_max: int = Field(10_000, ge=1, description="Most rows in one page of telemetry.")
+    allow_changes: bool = Field(
+        True,
+        description="Take requests that change something (requeue a dead letter). Only from this machine: the API has "
+        "no authentication, so a request from another address is refused, and so is every one while web.host is "
+        "not a loopback address.",
+    )
+
+
+class DeadLetters(Section):
+    age_max_days: int = Field(90, ge=1, description="Dead letters that arrived longer ago are dropped, and counted.")
+    rows_max: int = Field(
+        1_000_000, ge=1, description="Most dead letters that are kept; beyond it the oldest are dropped, and counted."
+    )
+    prune_every_s: float = Field(600.0, gt=0, description="How often the first pipeline process looks for them.")
 
 
 class Settings(Section):
@@ -191,6 +205,9 @@ class Settings(Section):
     journal: Journal = Field(default_factory=lambda: Journal(), description="The durable log of raw frames.")
     gateway: Gateway = Field(default_factory=lambda: Gateway(), description="The doors vehicles connect to.")
     pipeline: Pipeline = Field(default_factory=lambda: Pipeline(), description="Journal to rows.")
+    dead_letters: DeadLetters = Field(
+        default_factory=lambda: DeadLetters(), description="Frames that could not become rows: how many are kept."
+    )
     web: Web = Field(default_factory=lambda: Web(), description="HTTP API.")
 
     @classmethod

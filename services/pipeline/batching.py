@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.batch import I64, U8, U32, VIN_BYTES, Batch, Codec, CopyStream, DeadLetter, Frames, Login, RowBatch
+from schemas.batch import I64, U8, U32, VIN_BYTES, Batch, Codec, CopyStream, DeadLetter, Door, Frames, Login, RowBatch
 from schemas.gbt32960.commands import Ack
 from schemas.gbt32960.decode import decode_frames
 from schemas.gbt32960.frame import AT_ACK, AT_UNIT, AT_VIN, vin_ok
@@ -113,7 +113,7 @@ class Prepared:
     rows: RowBatch
     frames: int
     reports: int
-    oldest_us: int | None  # arrival of the oldest frame
+    oldest_us: int | None  # arrival of the oldest frame that came from a vehicle just now
     kinds: Mapping[int, int]  # command id → accepted frames
     reasons: Mapping[int, int]  # reason code → dead letters
     flaws: I64
@@ -249,12 +249,18 @@ def build(
         ),
         frames=frames.n + len(decoded.damaged),
         reports=len(report_lines),
-        oldest_us=int(frames.received_us.min()) if frames.n else None,
+        oldest_us=_oldest(frames),
         kinds={kind: int(n) for kind, n in enumerate(kinds) if n},
         reasons=by_reason,
         flaws=decoded.flaws,
         seconds={**decoded.seconds, "build": time.perf_counter() - begun},
     )
+
+
+def _oldest(frames: Frames) -> int | None:
+    """Arrival of the oldest frame; one that was requeued keeps its arrival of long ago, and is no delay of ours."""
+    fresh = frames.received_us[frames.door != Door.REQUEUE]
+    return int(fresh.min()) if len(fresh) else None
 
 
 def _letter(decoded: Decoded, line: int) -> DeadLetter:
