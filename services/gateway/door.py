@@ -127,6 +127,7 @@ class BaseDoor:
         if link.vin and self.by_vin.get(link.vin) is link:
             del self.by_vin[link.vin]
         link.vin = ""
+        link.source = (None, 0)  # frames refused from now on name what it is from now on
 
     def alive(self, link: Link, timeout_s: float) -> None:
         """Count the connection's silence from now, against ``timeout_s``."""

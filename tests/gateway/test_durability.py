@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.errors import PortInUse, SettingsError
 from services.gateway.server import Gateway
@@ -193,3 +194,34 @@ async def test_a_fault_of_ours_closes_everything(start: Start, caplog: pytest.Lo
     assert "gateway commits failed" in caplog.text
     with pytest.raises(ZeroDivisionError):
         await run.gateway.drain(0.01)
+
+
+async def test_metrics_count_every_frame_once(start: Start) -> None:
+    def sample(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"nevstream_gateway_{name}", labels) or 0.0
+
+    def counts() -> list[float]:
+        return [
+            sample("frames_received_total", door="mqtt"),
+            sample("frames_refused_total", door="mqtt", reason="bad_bcc"),
+            sample("frames_acked_total", door="mqtt"),
+            sample("received_bytes_total", door="mqtt"),
+            sample("ack_seconds_count", door="mqtt"),
+        ]
+
+    run = await start()
+    client = await run.mqtt()
+    before = counts()
+    packet = publish(report() + broken(report()) + report(second=8), 1)
+    client.send(packet)
+    await client.expect(ACK_1)
+    assert [b - a for a, b in zip(before, counts(), strict=True)] == [2, 1, 3, len(packet), 1]
+    assert sample("connections", door="mqtt") == 1
+    assert sample("in_flight_bytes") == 0
+
+
+async def test_processes_share_a_port(start: Start) -> None:
+    first = await start(processes=2)
+    port = first.gateway.addresses["mqtt"][1]
+    second = await start(processes=2, mqtt={"port": port})
+    assert second.gateway.addresses["mqtt"][1] == port

@@ -295,6 +295,16 @@ async def test_a_platform_under_an_allowlist(start: Start) -> None:
     assert {frames.sources[int(s) - 1]["client"] for s in frames.source if s} == {"PLATFORM000000001"}
 
 
+async def test_a_source_says_who_it_was_at_the_time(start: Start) -> None:
+    run = await start()
+    client = await run.client("gbt32960")
+    client.send(b"early" + login() + b"late" + report())
+    await client.expect(spec_reply(login(), 1) + spec_reply(report(), 1))
+    frames = await run.frames()
+    named = {frames.frame(i): frames.sources[int(frames.source[i]) - 1]["vin"] for i in range(4) if frames.reason[i]}
+    assert named == {b"early": "", b"late": VIN}
+
+
 # -- damage ----------------------------------------------------------------------------------------
 async def test_bad_bcc_is_answered_and_the_connection_lives(start: Start) -> None:
     run = await start()
