@@ -346,33 +346,36 @@ class Vehicle(asyncio.BufferedProtocol):
             return
         room = self.window - (self.sent - self.acked)
         for segment in self._segments:
+            while room > 0 and self.sent < segment.first + segment.count:
+                count = self._write_some(segment, self.sent - segment.first, room)
+                if not count:
+                    return  # nothing more is due, and what comes after it is not either
+                room -= count
             if room <= 0:
                 return
-            at = self.sent - segment.first
-            if at >= segment.count:
-                continue
-            end = min(at + room, segment.count)
-            while end > at and segment.due[end - 1] > self.limit:
-                end -= 1
-            if self._again > self.sent:
-                end = max(min(end, self._again - segment.first), at)
-            if end == at:
-                return
-            repeated = self._again > self.sent
-            count = end - at
-            if repeated:
-                self.stats.resent += count
-                data = self._repeat(segment, at, end)
-            else:
-                self.stats.sent += count
-                self.reported = segment.due[end - 1]
-                data = segment.data[segment.begin(at) : segment.ends[end - 1]]
-            self.sent += count
-            self._write(data)
-            if self.stats.first_sent is None:
-                self.stats.first_sent = self.last_write
-            self._in_flight.append((self.sent, self.last_write))
-            room -= count
-            if repeated and room > 0:
-                self._pump()  # the rest of this segment is new
-                return
+
+    def _write_some(self, segment: Segment, at: int, room: int) -> int:
+        """Write up to ``room`` messages of ``segment`` from ``at`` on, all new or all repeated; returns how many."""
+        assert at >= 0
+        end = min(at + room, segment.count)
+        while end > at and segment.due[end - 1] > self.limit:
+            end -= 1
+        repeated = self._again > self.sent
+        if repeated:
+            end = min(end, self._again - segment.first)
+        count = end - at
+        if count <= 0:
+            return 0
+        if repeated:
+            self.stats.resent += count
+            data = self._repeat(segment, at, end)
+        else:
+            self.stats.sent += count
+            self.reported = segment.due[end - 1]
+            data = segment.data[segment.begin(at) : segment.ends[end - 1]]
+        self.sent += count
+        self._write(data)
+        if self.stats.first_sent is None:
+            self.stats.first_sent = self.last_write
+        self._in_flight.append((self.sent, self.last_write))
+        return count

@@ -15,6 +15,7 @@ import pytest
 from schemas.gbt32960.commands import Ack, Command
 from schemas.gbt32960.times import time_bytes
 from services.errors import UsageError
+from services.fleetsim import simulation as simulation_module
 from services.fleetsim.client import ClientSettings
 from services.fleetsim.command import simulate
 from services.fleetsim.simulation import Simulation, SimulationResult, SimulationSettings
@@ -218,6 +219,23 @@ async def test_paced_by_the_data_clock() -> None:
     assert result.last_acked_monotonic is not None
     assert result.first_sent_monotonic is not None
     assert result.last_acked_monotonic - result.first_sent_monotonic > 0.15
+
+
+async def test_paced_over_many_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a chunk that is due must not carry the next chunk along (seen with 5,000 vehicles)."""
+    monkeypatch.setattr(simulation_module, "CHUNK_BYTES", 420 * 3 * 2)  # two reports of three vehicles
+    async with FakePlatform() as platform:
+        result = await run(platform, {"window": 7}, vehicles=3, reports=60, speed=3000.0)
+    assert result.complete
+    assert len(platform.received) == len(platform.counts()) == 180
+    for vin in {one.vin for one in platform.received}:
+        times = [one.frame[24:30] for one in platform.received if one.vin == vin]
+        assert times == [time_bytes(START_S + phase_of(vin) + 10 * k) for k in range(60)]
+
+
+def phase_of(vin: str) -> int:
+    """Three vehicles report a third of the period after each other."""
+    return int(vin[-6:]) * 10 // 3
 
 
 async def test_heartbeat_and_ping_when_idle() -> None:
