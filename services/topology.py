@@ -331,8 +331,14 @@ async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> No
         gateway = Gateway(settings, journal, directory)
         await gateway.start()
         report("ready", addresses=gateway.addresses, index=index)
-        await stop.wait()
-        await gateway.drain(10.0)
+        stopped, broken = asyncio.create_task(stop.wait()), asyncio.create_task(gateway.wait())
+        done, _ = await asyncio.wait((stopped, broken), return_when=asyncio.FIRST_COMPLETED)
+        if broken in done:
+            stopped.cancel()
+            broken.result()  # raises: this process ends loudly and is started again
+        else:
+            await gateway.drain(10.0)
+            await broken
     finally:
         await directory.close()
         await journal.close()
