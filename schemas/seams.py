@@ -137,6 +137,51 @@ class StoreHealth:
         return self.schema_applied == self.schema_expected
 
 
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which dead letters; None leaves a condition out.  ``open``: neither requeued nor read by a replay."""
+
+    reason: int | None = None
+    vin: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    open: bool | None = None
+
+
+LetterId = tuple[int, int, int]  # partition, offset, position: where the frame lies in the journal
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """What a requeue did.  ``frames``: letter → where in the journal its frame now lies; ``skipped``: letter → why."""
+
+    frames: Mapping[LetterId, LetterId]
+    skipped: Mapping[LetterId, str]
+
+
+class LetterDesk(Protocol):
+    """Puts dead letters into the journal again.  Raises ``StoreUnavailable`` and ``JournalUnavailable``."""
+
+    async def requeue(
+        self, letters: Sequence[LetterId], *, by: str, frame: bytes | None = None, again: bool = False
+    ) -> Requeued:
+        """Append these letters' frames and mark them; ``frame`` replaces the bytes of a single one.
+
+        A letter that was requeued or replayed already is skipped, unless ``again``.  When the journal has
+        the frame and the mark is lost, a second requeue is a resend, which the pipeline drops.
+        """
+        ...
+
+    async def requeue_all(self, wanted: LetterFilter, *, by: str, limit: int) -> Requeued:
+        """The same for the open letters of a filter, oldest first, at most ``limit``.
+
+        Letters refused because of who sent them are left out unless the filter names their reason.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Queries(Protocol):
     """What the API asks of the store.  Nothing here writes, and everything is bounded by a limit and a time-out.
 
@@ -211,7 +256,17 @@ class Queries(Protocol):
         ...
 
     async def dead_letter(self, partition: int, offset: int, position: int) -> Mapping[str, Any] | None:
-        """One refused frame with its bytes."""
+        """One refused frame with its bytes, what was done about it, and the ``outcome`` of a requeue."""
+        ...
+
+    async def dead_letter_frames(
+        self, wanted: LetterFilter, *, after: tuple[datetime, int, int, int] | None, limit: int
+    ) -> Table:
+        """As :meth:`dead_letters`, oldest first and with the bytes."""
+        ...
+
+    async def dead_letter_counts(self, wanted: LetterFilter, *, by: str, limit: int) -> Table:
+        """Refused frames by ``by`` (reason, vin, model, firmware), most first: keys, letters, vehicles, first, last."""
         ...
 
     async def overview(self, *, reporting_since: datetime) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import SecretStr
 
@@ -32,6 +32,9 @@ from schemas import kernel_cache
 from services.errors import NevstreamError, Unavailable, UsageError
 from services.lifecycle import Supervisor, end_with_parent, report, reserve_port, share_port
 from services.settings import JournalKind, Settings
+
+if TYPE_CHECKING:
+    from schemas.seams import JournalWriter
 
 log = logging.getLogger(__name__)
 
@@ -355,29 +358,69 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
     mine = [p for p in range(settings.journal.partitions) if p % settings.pipeline.processes == index]
     journal = PostgresJournal(dsn, settings.journal.partitions)
     sink = PostgresSink(dsn, settings)
+    pruning: asyncio.Task[None] | None = None
     try:
         await _until_available("journal", journal.open, stop)
         await _until_available("store", sink.open, stop)
         if stop.is_set():
             return
         report("ready", partitions=mine)
+        if index == 0:
+            pruning = asyncio.create_task(_prune_letters(settings, dsn, journal, stop), name="prune dead letters")
         await Pipeline(settings, journal, sink, mine).run(stop)
     finally:
+        if pruning is not None:
+            pruning.cancel()
+            await asyncio.wait([pruning])
         await sink.close()
         await journal.close()
 
 
+async def _prune_letters(settings: Settings, dsn: str, journal: JournalWriter, stop: asyncio.Event) -> None:
+    """Keep the dead letters within their bounds; in one pipeline process, at its start and then every so often."""
+    import psycopg
+
+    from services.store.letters import Letters
+
+    letters = Letters(dsn, journal, settings)
+    bounds = settings.dead_letters
+    try:
+        while not stop.is_set():
+            try:
+                await letters.prune(bounds.age_max_days, bounds.rows_max)
+            except Unavailable as error:
+                log.warning("dead letters were not pruned: %s; trying again in %.0f s", error, bounds.prune_every_s)
+            except psycopg.Error:  # ours to repair, and no reason to stop storing reports
+                log.exception("dead letters were not pruned")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), bounds.prune_every_s)
+    finally:
+        await letters.close()
+
+
 async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
     """The HTTP API."""
+    from services.journal.postgres import PostgresJournal
+    from services.store.letters import Letters
     from services.store.queries import Queries
     from services.web.server import BACKLOG, serve
 
     sock = share_port(settings.web.host, settings.web.port)
     sock.listen(BACKLOG)
     sock.setblocking(False)
-    await serve(
-        settings, Queries(_dsn(settings)), stop, sock=sock, started=lambda address: report("ready", address=address)
-    )
+    dsn = _dsn(settings)
+    journal = PostgresJournal(dsn, settings.journal.partitions)
+    try:
+        await serve(
+            settings,
+            Queries(dsn),
+            stop,
+            sock=sock,
+            started=lambda address: report("ready", address=address),
+            letters=Letters(dsn, journal, settings),
+        )
+    finally:
+        await journal.close()
 
 
 ROLES: Final = {"gateway": run_gateway, "pipeline": run_pipeline, "web": run_web}

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from schemas.seams import StoreHealth, Table
+from schemas.seams import LetterFilter, StoreHealth, Table
 from schemas.signals import INDEX, SIGNALS, aggregates
 from services.errors import QueryTooSlow, SchemaMissing, StoreUnavailable
 from services.store.migrations import newest_migration
@@ -111,7 +111,7 @@ _LOGINS: Final = sql.SQL(
 
 _LETTER_COLUMNS: Final = sql.SQL(
     'partition, "offset", position, received_at, reason, detail, door, codec, vin, peer, client, '
-    "length(frame) AS frame_bytes"
+    "length(frame) AS frame_bytes, requeued_at, requeued_by, requeued_as, replayed_at"
 )
 _DEAD_LETTERS: Final = sql.SQL(
     """
@@ -121,16 +121,62 @@ _DEAD_LETTERS: Final = sql.SQL(
 )
 _DEAD_LETTER: Final = sql.SQL(
     """
-    SELECT {columns}, frame FROM dead_letters
-    WHERE partition = %(partition)s AND "offset" = %(offset)s AND position = %(position)s
+    SELECT l.*, CASE
+        WHEN l.requeued_as IS NULL THEN NULL
+        WHEN EXISTS (SELECT FROM dead_letters d
+                     WHERE d.partition = split_part(l.requeued_as, '-', 1)::integer
+                       AND d."offset" = split_part(l.requeued_as, '-', 2)::bigint
+                       AND d.position = split_part(l.requeued_as, '-', 3)::integer) THEN 'refused'
+        WHEN EXISTS (SELECT FROM journal_positions p
+                     WHERE p.partition = split_part(l.requeued_as, '-', 1)::integer
+                       AND p."offset" >= split_part(l.requeued_as, '-', 2)::bigint) THEN 'accepted'
+        ELSE 'waiting' END AS outcome
+    FROM (SELECT {columns}, frame, requeued_frame FROM dead_letters
+          WHERE partition = %(partition)s AND "offset" = %(offset)s AND position = %(position)s) l
     """
 ).format(columns=_LETTER_COLUMNS)
+_LETTER_FRAMES: Final = sql.SQL(
+    """
+    SELECT {columns}, frame FROM dead_letters WHERE true {filters} {beyond}
+    ORDER BY received_at, partition, "offset", position LIMIT %(limit)s
+    """
+)
+_AFTER: Final = sql.SQL(
+    'AND (received_at, partition, "offset", position) > (%(time)s, %(partition)s, %(offset)s, %(position)s)'
+)
+# By what dead letters are counted: keys, what they are joined with. A terminal's firmware has no field of its own
+# in the standard; what is the same for all terminals of a build is taken for it: the edition of the last login, who
+# issued the SIM (first seven digits of the ICCID) and maker, product and type of its packs (first seven characters
+# of the coding of GB/T 34014).
+_COUNTED: Final[Mapping[str, tuple[LiteralString, LiteralString]]] = {
+    "reason": ("reason", ""),
+    "vin": ("vin", ""),
+    "model": ("v.model", "LEFT JOIN vehicles v USING (vin)"),
+    "firmware": (
+        "login.edition, login.iccid, login.packs",
+        """LEFT JOIN vehicles v USING (vin) LEFT JOIN LATERAL (
+               SELECT s.edition, left(s.iccid, 7) AS iccid, left(s.pack_codes[1], 7) AS packs FROM logins s
+               WHERE s.vehicle_id = v.vehicle_id AND s.command = 1 ORDER BY s.received_at DESC LIMIT 1
+           ) login ON true""",
+    ),
+}
+# Counted by vehicle first, so that a vehicle's login is looked up once and not once a letter.
+_LETTER_COUNTS: Final = sql.SQL(
+    """
+    SELECT {keys}, sum(n)::bigint AS letters, count(DISTINCT vin) AS vehicles, min(first) AS first, max(last) AS last
+    FROM (SELECT reason, vin, count(*) AS n, min(received_at) AS first, max(received_at) AS last
+          FROM dead_letters WHERE true {filters} GROUP BY reason, vin) l {joined}
+    GROUP BY {keys} ORDER BY letters DESC, {keys} LIMIT %(limit)s
+    """
+)
 _LETTER_FILTERS: Final[Mapping[str, LiteralString]] = {
     "reason": "AND reason = %(reason)s",
     "vin": "AND vin = %(vin)s",
     "since": "AND received_at >= %(since)s",
     "until": "AND received_at < %(until)s",
+    "open": "AND (requeued_at IS NULL AND replayed_at IS NULL) = %(open)s",
 }
+LETTER_COUNTS: Final = tuple(_COUNTED)
 _BEYOND: Final = sql.SQL(
     'AND (received_at, partition, "offset", position) < (%(time)s, %(partition)s, %(offset)s, %(position)s)'
 )
@@ -334,16 +380,26 @@ class Queries:
         after: tuple[datetime, int, int, int] | None,
         limit: int,
     ) -> Table:
-        given = {"reason": reason, "vin": vin, "since": since, "until": until}
-        filters = sql.SQL(" ").join(
-            sql.SQL(_LETTER_FILTERS[name]) for name, value in given.items() if value is not None
-        )
+        given, filters = letter_filter(LetterFilter(reason, vin, since, until))
         query = _DEAD_LETTERS.format(columns=_LETTER_COLUMNS, filters=filters, beyond=_BEYOND if after else sql.SQL(""))
         return await self._connections.run(query, {**given, "limit": limit, **_record_key(after)})
 
     async def dead_letter(self, partition: int, offset: int, position: int) -> Mapping[str, Any] | None:
         key = {"partition": partition, "offset": offset, "position": position}
         return _one(await self._connections.run(_DEAD_LETTER, key))
+
+    async def dead_letter_frames(
+        self, wanted: LetterFilter, *, after: tuple[datetime, int, int, int] | None, limit: int
+    ) -> Table:
+        given, filters = letter_filter(wanted)
+        query = _LETTER_FRAMES.format(columns=_LETTER_COLUMNS, filters=filters, beyond=_AFTER if after else sql.SQL(""))
+        return await self._connections.run(query, {**given, "limit": limit, **_record_key(after)})
+
+    async def dead_letter_counts(self, wanted: LetterFilter, *, by: str, limit: int) -> Table:
+        keys, joined = _COUNTED[by]
+        given, filters = letter_filter(wanted)
+        query = _LETTER_COUNTS.format(keys=sql.SQL(keys), joined=sql.SQL(joined), filters=filters)
+        return await self._connections.run(query, {**given, "limit": limit})
 
     async def overview(self, *, reporting_since: datetime) -> Mapping[str, Any]:
         fleet = _one(await self._connections.run(_FLEET, {"reporting_since": reporting_since}))
@@ -359,6 +415,12 @@ class Queries:
 
     async def close(self) -> None:
         await self._connections.close()
+
+
+def letter_filter(wanted: LetterFilter) -> tuple[dict[str, Any], sql.Composed]:
+    """Parameters of ``wanted``, and its conditions: a piece of SQL that goes after ``WHERE true``."""
+    given = {name: getattr(wanted, name) for name in _LETTER_FILTERS}
+    return given, sql.SQL(" ").join(sql.SQL(text) for name, text in _LETTER_FILTERS.items() if given[name] is not None)
 
 
 def _known(columns: Sequence[str]) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """The HTTP API: routers by noun, problem documents, security headers, gzip, and the landing page.
 
-It reads only, through the ``Queries`` seam; it opens no connection of its own.
+It reads through the ``Queries`` seam and opens no connection of its own.  What changes something (dead letters
+put back, through the ``LetterDesk`` seam) is refused to anyone but this machine: see ``changes.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from schemas.seams import Queries
+from schemas.seams import LetterDesk, Queries
 from services.errors import SettingsError
 from services.settings import Settings
 from services.web import dead_letters, models, problems, system, telemetry, vehicles
@@ -76,8 +77,13 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def create_app(settings: Settings, queries: Queries, now: Callable[[], datetime] = _now) -> FastAPI:
-    """The ASGI application.  It closes ``queries`` when it ends.
+def create_app(
+    settings: Settings,
+    queries: Queries,
+    now: Callable[[], datetime] = _now,
+    letters: LetterDesk | None = None,
+) -> FastAPI:
+    """The ASGI application.  It closes ``queries`` and ``letters`` when it ends; without ``letters`` it only reads.
 
     Raises ``SettingsError`` when ``time_zone`` is not one that this machine knows.
     """
@@ -93,6 +99,8 @@ def create_app(settings: Settings, queries: Queries, now: Callable[[], datetime]
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await queries.close()
+        if letters is not None:
+            await letters.close()
 
     app = FastAPI(
         title="nevstream",
@@ -106,7 +114,7 @@ def create_app(settings: Settings, queries: Queries, now: Callable[[], datetime]
         lifespan=lifespan,
         responses=_RESPONSES,
     )
-    app.state.context = Context(settings, queries, zone, now)
+    app.state.context = Context(settings, queries, zone, now, letters)
     for module in (vehicles, telemetry, dead_letters, system):
         app.include_router(module.router)
 

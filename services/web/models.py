@@ -285,6 +285,10 @@ _LETTER: dict[str, Any] = {
     "peer": "10.0.0.7:50412",
     "client": None,
     "frame_bytes": 326,
+    "requeued_by": None,
+    "requeued_as": None,
+    "requeued_at": None,
+    "replayed_at": None,
 }
 
 
@@ -305,6 +309,10 @@ class DeadLetterSummary(Model):
     peer: str | None
     client: str | None
     frame_bytes: int
+    requeued_by: str | None
+    requeued_as: str | None = Field(description="Where it lies in the journal the second time")
+    requeued_at: AwareDatetime | None
+    replayed_at: AwareDatetime | None = Field(description="When a replay could read it and made a row of it")
 
 
 class DeadLetterPage(Model):
@@ -316,10 +324,92 @@ class DeadLetterPage(Model):
     next: str | None
 
 
-class DeadLetterDetail(DeadLetterSummary):
-    model_config = _example(**{**_LETTER, "frame_bytes": 3}, frame_hex="232302")
+class AnnotatedField(Model):
+    offset: int
+    hex: str
+    field: str
+    raw: str
+    value: str
+    unit: str
+    clause: str
+    problem: str
+    error: bool = Field(description="The byte at error_offset is in this field")
 
-    frame_hex: str = Field(description="The frame, whole; `nevstream decode` explains it")
+
+class DeadLetterDetail(DeadLetterSummary):
+    model_config = _example(
+        **{**_LETTER, "frame_bytes": 3}, frame_hex="232302", requeued_frame_hex=None, outcome=None,
+        annotated=[{"offset": 0, "hex": "232302", "field": "not a frame", "raw": "", "value": "", "unit": "",
+                    "clause": "table 2", "problem": "shorter than 25 bytes", "error": True}],
+    )  # fmt: skip
+
+    frame_hex: str = Field(description="The frame, whole")
+    requeued_frame_hex: str | None = Field(description="What was requeued instead, when a person changed it")
+    outcome: Literal["waiting", "accepted", "refused"] | None = Field(
+        description="Of a requeue. waiting: not read yet. refused: requeued_as is the id of a new letter"
+    )
+    annotated: list[AnnotatedField] = Field(description="Field by field; empty for frames that are not GB/T 32960")
+
+
+class LetterGroup(Model):
+    """One group: the key words of the grouping, and the numbers."""
+
+    reason: str | None = None
+    vin: str | None = None
+    model: str | None = None
+    edition: int | None = Field(None, description="Of the last login; null: no login is known")
+    iccid: str | None = Field(None, description="First seven digits: country and issuer of the SIM")
+    packs: str | None = Field(None, description="First seven characters of the first pack code")
+    letters: int
+    vehicles: int = Field(description="Different VINs claimed")
+    first: AwareDatetime
+    last: AwareDatetime
+
+
+class DeadLetterCounts(Model):
+    model_config = _example(
+        by="reason", groups=[{"reason": "bad_bcc", "letters": 12, "vehicles": 1, "first": _TIME, "last": _TIME}],
+        count=1,
+    )  # fmt: skip
+
+    by: str
+    groups: list[LetterGroup]
+    count: int
+
+
+class Nothing(Model):
+    """An empty object."""
+
+
+class RequeueFilter(Model):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"reason": "clock_past", "from": "2026-11-24T00:00:00+08:00"}]},
+    )
+
+    reason: str | None = None
+    vin: str | None = None
+    from_: str | None = Field(None, alias="from", description="Arrived at or after")
+    to: str | None = Field(None, description="Arrived before")
+    all_: bool = Field(False, alias="all", description="Every open letter; needed when there is no other condition")
+    limit: int = Field(10_000, ge=1, le=10_000, description="Most letters of this call; call again for the others")
+
+
+class RequeuedLetter(Model):
+    id: str
+    requeued_as: str
+
+
+class SkippedLetter(Model):
+    id: str
+    why: str
+
+
+class Requeue(Model):
+    model_config = _example(requeued=[{"id": "3-1042-17", "requeued_as": "3-1100-0"}], skipped=[])
+
+    requeued: list[RequeuedLetter]
+    skipped: list[SkippedLetter]
 
 
 # -- system ------------------------------------------------------------------------------------------

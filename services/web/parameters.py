@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from fastapi import Depends, Path, Query, Request
 
-from schemas.seams import Queries
+from schemas.seams import LetterDesk, Queries
 from schemas.signals import INDEX, SIGNALS
 from services.settings import Settings
 from services.web.problems import ProblemError, bad_parameter, nearest
@@ -29,6 +29,7 @@ class Context:
     queries: Queries
     zone: ZoneInfo
     now: Callable[[], datetime]
+    letters: LetterDesk | None = None
 
     def local(self, time: datetime | None) -> datetime | None:
         """``time`` in the fleet's zone, as answers have it."""
@@ -47,7 +48,7 @@ Ctx = Annotated[Context, Depends(context)]
 def only_known(request: Request) -> None:
     """Refuse a parameter that the endpoint does not have: a misspelt filter must not go unnoticed."""
     path = request.scope["route"].path
-    described = request.app.openapi()["paths"].get(path, {}).get("get", {}).get("parameters", [])
+    described = request.app.openapi()["paths"].get(path, {}).get(request.method.lower(), {}).get("parameters", [])
     known = [parameter["name"] for parameter in described if parameter["in"] == "query"]
     seen = [name for name, _ in request.query_params.multi_items()]
     for name in seen:

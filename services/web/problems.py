@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from services.errors import QueryTooSlow, SchemaMissing, StoreUnavailable
+from services.errors import JournalUnavailable, QueryTooSlow, SchemaMissing, StoreUnavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 5
@@ -108,7 +108,7 @@ def from_http(request: Request, error: HTTPException) -> ProblemError:
         allowed = (error.headers or {}).get("Allow", "GET")
         return ProblemError(
             405, "method-not-allowed", "Method not allowed", f"{path[:GIVEN_MAX]} does not take {request.method}.",
-            f"Use {allowed}: this API reads only.", headers={"Allow": allowed},
+            f"Use {allowed}.", headers={"Allow": allowed},
         )  # fmt: skip
     phrase = HTTPStatus(error.status_code).phrase
     return ProblemError(
@@ -180,6 +180,11 @@ def from_store(error: StoreUnavailable) -> ProblemError:
     )  # fmt: skip
 
 
+JOURNAL_AWAY: Final = ProblemError(
+    503, "journal-away", "The journal does not answer", "The frames go through the journal, which does not answer.",
+    "Try again; what was put there already and not said is dropped as a duplicate.",
+    headers={"Retry-After": str(RETRY_AFTER_S)},
+)  # fmt: skip
 INTERNAL: Final = ProblemError(
     500, "internal", "Something is wrong in nevstream", "The request was understood, but answering it failed.",
     "Try again; if it happens again, report it with the time and the request. The log of this process has the details.",
@@ -205,6 +210,10 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, StoreUnavailable)
         return response(request, from_store(error))
 
+    async def on_journal(request: Request, error: Exception) -> Response:
+        assert isinstance(error, JournalUnavailable)
+        return response(request, JOURNAL_AWAY)
+
     async def on_anything(request: Request, _: Exception) -> Response:
         # outermost, beyond the middleware: it puts the headers on itself; the server logs the traceback
         answer = response(request, INTERNAL)
@@ -215,4 +224,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(StoreUnavailable, on_store)
+    app.add_exception_handler(JournalUnavailable, on_journal)
     app.add_exception_handler(Exception, on_anything)

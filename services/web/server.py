@@ -14,7 +14,7 @@ from typing import Final
 
 import uvicorn
 
-from schemas.seams import Queries
+from schemas.seams import LetterDesk, Queries
 from services.errors import PortInUse, UsageError
 from services.settings import Settings
 from services.web.app import create_app
@@ -82,17 +82,18 @@ async def serve(
     host: str | None = None,
     port: int | None = None,
     started: Callable[[tuple[str, int]], None] | None = None,
+    letters: LetterDesk | None = None,
 ) -> None:
     """Answer requests until ``stop`` is set, then finish those under way (``GRACE_S`` at most).
 
     Listens on ``sock``, or on ``host`` and ``port`` (default: those of ``settings.web``).  ``started``
-    is called with the address once requests are answered.  Closes ``queries`` at the end.  Raises
+    is called with the address once requests are answered.  Closes ``queries`` and ``letters`` at the end.  Raises
     ``PortInUse`` before anything is started.
     """
     listening = sock or bind(settings.web.host if host is None else host, settings.web.port if port is None else port)
     address = listening.getsockname()[:2]
     config = uvicorn.Config(
-        create_app(settings, queries),
+        create_app(settings, queries, letters=letters),
         http="httptools",
         ws="none",
         lifespan="on",

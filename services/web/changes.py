@@ -1,0 +1,63 @@
+"""Who may change something over HTTP, as long as the API does not know who is asking: this machine only.
+
+Three things must hold: ``web.allow_changes``, an API that listens on a loopback address only, and a request that
+comes from one.  Beyond that a request must not be one that a page of another site made the browser of somebody
+on this machine send: its Host and Origin are this machine, and its body is JSON, which needs a preflight that is
+never answered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from services.web.parameters import context
+from services.web.problems import ProblemError
+
+_HOW: Final = "Use the command line on the machine itself: `nevstream dead-letters requeue`."
+
+
+def loopback(host: str | None) -> bool:
+    """Whether ``host`` names this machine and nothing else."""
+    if host is None:
+        return False
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def changes_allowed(request: Request) -> None:
+    """Refuse a request that changes something unless it comes from this machine.  Raises ``ProblemError``."""
+    web = context(request).settings.web
+    if not web.allow_changes:
+        raise _refused("changes-off", "web.allow_changes is false.", f"Set web.allow_changes = true, or: {_HOW}")
+    if not loopback(web.host):
+        raise _refused(
+            "changes-off",
+            f"The API listens on {web.host}, and it cannot tell who is asking.",
+            f"{_HOW} Or let web.host be 127.0.0.1.",
+        )
+    if not loopback(request.client.host if request.client else None):
+        raise _refused("changes-local", "Requests that change something are taken from this machine only.", _HOW)
+    if not loopback(urlsplit(f"//{request.headers.get('host', '')}").hostname):
+        raise _refused("changes-local", "The request's Host is not this machine.", "Ask 127.0.0.1 or localhost.")
+    origin = request.headers.get("origin")
+    if origin is not None and not loopback(urlsplit(origin).hostname):
+        raise _refused("changes-local", "The request was made by a page of another site.", _HOW)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ProblemError(
+            415, "not-json", "The body is not JSON", "A request that changes something has a body of JSON.",
+            "Send Content-Type: application/json, and {} when there is nothing to say.",
+        )  # fmt: skip
+
+
+def _refused(kind: str, detail: str, how: str) -> ProblemError:
+    return ProblemError(403, kind, "This API does not take changes here", detail, how)
