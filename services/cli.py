@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from services import cli_dead_letters
 from services.errors import NevstreamError, Unavailable, UsageError
 from services.settings import Settings, sample
+from services.terminal import ApiOption, ConfigOption, JsonOption, database, err, out
 
 if TYPE_CHECKING:
     from services.topology import System
@@ -39,20 +40,7 @@ app = typer.Typer(
 )
 vehicles_app = typer.Typer(help="The vehicle registry.", no_args_is_help=True)
 app.add_typer(vehicles_app, name="vehicles")
-
-# Into a pipe or a file a table is as wide as it needs; on a terminal, as wide as that.
-out = Console(width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True)
-
-_HEX = re.compile(rb"(?:0x)?[0-9a-fA-F\s:]+")
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="Settings file (default: nevstream.toml when it is there).")
-]
-ApiOption = Annotated[
-    str | None, typer.Option("--api", help="Base URL of the HTTP API (default: from the settings).", metavar="URL")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app.add_typer(cli_dead_letters.app, name="dead-letters")
 
 
 # -- running it --------------------------------------------------------------------------------------
@@ -175,7 +163,7 @@ def migrate(config: ConfigOption = None) -> None:
     """Bring the database named in database.dsn to this version's schema."""
     from services.store.migrations import migrate as apply
 
-    applied = apply(_database(Settings.read(config)))
+    applied = apply(database(Settings.read(config)))
     out.print("applied " + ", ".join(applied) if applied else "nothing to do: the schema is current", highlight=False)
 
 
@@ -286,18 +274,6 @@ def decode(
 # -- asking the running system -------------------------------------------------------------------------
 
 
-def _database(settings: Settings) -> str:
-    """The database of these settings, or of the system that runs from this directory."""
-    if settings.database.dsn is not None:
-        return settings.database.dsn.get_secret_value()
-    running = settings.runtime_dir / "system.json"
-    if running.exists():
-        return str(json.loads(running.read_text("utf-8"))["database"]["dsn"])
-    raise UsageError(
-        "no database: set database.dsn (NEVSTREAM_DATABASE__DSN), or start `nevstream up` in this directory"
-    )
-
-
 def _ask(api: str | None, path: str, **query: Any) -> Any:
     """GET a JSON document of the API; problems become messages."""
     if api is None:
@@ -361,7 +337,7 @@ def vehicles_add(
     """Register vehicles, so that a gateway with registry = "allowlist" lets them in."""
     from services.store.directory import add_vehicles
 
-    added = add_vehicles(_database(Settings.read(config)), vins)
+    added = add_vehicles(database(Settings.read(config)), vins)
     out.print(f"{added} of {len(vins)} newly registered", highlight=False)
 
 
@@ -376,7 +352,7 @@ def vehicles_set_password(vin: str, config: ConfigOption = None) -> None:
         password = sys.stdin.readline().rstrip("\n")
     if not password:
         raise UsageError("an empty password is no password; type one, or pipe it in on one line")
-    set_password(_database(Settings.read(config)), vin, password)
+    set_password(database(Settings.read(config)), vin, password)
     out.print(f"password of {vin} set", highlight=False)
 
 

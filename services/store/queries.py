@@ -380,7 +380,13 @@ class Queries:
         after: tuple[datetime, int, int, int] | None,
         limit: int,
     ) -> Table:
-        given, filters = letter_filter(LetterFilter(reason, vin, since, until))
+        return await self.dead_letter_page(LetterFilter(reason, vin, since, until), after=after, limit=limit)
+
+    async def dead_letter_page(
+        self, wanted: LetterFilter, *, after: tuple[datetime, int, int, int] | None, limit: int
+    ) -> Table:
+        """As :meth:`dead_letters`, by a filter."""
+        given, filters = letter_filter(wanted)
         query = _DEAD_LETTERS.format(columns=_LETTER_COLUMNS, filters=filters, beyond=_BEYOND if after else sql.SQL(""))
         return await self._connections.run(query, {**given, "limit": limit, **_record_key(after)})
 
