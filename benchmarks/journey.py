@@ -131,10 +131,16 @@ def _ledger(connection: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
+def _settle(connection: psycopg.Connection[Any]) -> None:
+    """Write out what earlier parts left dirty: none of them may be paid for by the next one."""
+    connection.execute("CHECKPOINT")
+
+
 def _through(connection: psycopg.Connection[Any], load: Load) -> dict[str, Any]:
     """One load through the system."""
     with Generator(load) as generator:
         ready = generator.ready()
+        _settle(connection)
         before = _ledger(connection)
         generator.go()
         done, moved, last = before, time.monotonic(), before
@@ -220,6 +226,7 @@ def _bare_copy(connection: psycopg.Connection[Any], dsn: str, vins: list[str]) -
     ) as copy:
         blocks.extend(bytes(block) for block in copy)
     stream = b"".join(blocks)
+    _settle(connection)
     with psycopg.connect(dsn) as other:
         begun = time.monotonic()
         with other.cursor() as cursor:
@@ -291,6 +298,7 @@ def _obvious(connection: psycopg.Connection[Any], dsn: str, load: Load) -> dict[
             try:
                 assert obvious.stdout is not None
                 generator.ready()
+                _settle(connection)
                 if obvious.stdout.readline().strip() != "ready":
                     raise RuntimeError("the obvious program did not start; its message is above")
                 generator.go()
