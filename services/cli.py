@@ -325,7 +325,7 @@ def vehicles_list(
         left = title in ("VIN", "last report", "activity")
         table.add_column(title, justify="left" if left else "right", no_wrap=True)
     for item in page["vehicles"]:
-        table.add_row(*("" if item[key] is None else str(item[key]).replace("T", " ") for key in shown.values()))
+        table.add_row(*("" if item[key] is None else str(item[key]) for key in shown.values()))
     out.print(table if page["vehicles"] else "no vehicle yet")
 
 

@@ -177,6 +177,7 @@ def test_demo_runs_and_stops_cleanly_on_ctrl_c(dsn: str, tmp_path: Path) -> None
             children = _children(demo.pid)
             listed = nevstream("vehicles", "list", "--api", f"http://127.0.0.1:{port}", "--json")
             vin = json.loads(listed.stdout)["vehicles"][0]["vin"]
+            table = nevstream("vehicles", "list", "--api", f"http://127.0.0.1:{port}")
             newest = nevstream("latest", vin, "--api", f"http://127.0.0.1:{port}")
             unknown = nevstream("latest", "LNEV0000000000000", "--api", f"http://127.0.0.1:{port}")
         finally:
@@ -187,6 +188,7 @@ def test_demo_runs_and_stops_cleanly_on_ctrl_c(dsn: str, tmp_path: Path) -> None
     assert "stopped; no process is left behind" in said.decode()
     assert children
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert vin in table.stdout.decode()
     assert "soc_pct" in newest.stdout.decode()
     assert unknown.returncode == 2
     assert "LNEV0000000000000" in words(unknown.stderr)
