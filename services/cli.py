@@ -42,6 +42,8 @@ vehicles_app = typer.Typer(help="The vehicle registry.", no_args_is_help=True)
 app.add_typer(vehicles_app, name="vehicles")
 app.add_typer(cli_dead_letters.app, name="dead-letters")
 
+_HEX = re.compile(rb"(?:0x)?[0-9a-fA-F\s:]+")
+
 
 # -- running it --------------------------------------------------------------------------------------
 
