@@ -83,13 +83,13 @@ def prepare(mode: str) -> Path | None:
     return folder
 
 
-def is_warm(mode: str) -> bool:
-    """Has a warm-up ended with all kernels in the folder?"""
-    return (cache_dir(mode) / "warm").exists()
+def is_warm(mode: str, group: str) -> bool:
+    """Has a warm-up of this group of kernels ended with all of them in the folder?"""
+    return (cache_dir(mode) / f"warm-{group}").exists()
 
 
-def mark_warm(mode: str) -> None:
-    """Say that every kernel is in the folder (nothing is said when there is no folder)."""
+def mark_warm(mode: str, group: str) -> None:
+    """Say that the group's kernels are in the folder (nothing is said when there is no folder)."""
     folder = cache_dir(mode)
     if folder.is_dir():
-        (folder / "warm").touch()
+        (folder / f"warm-{group}").touch()

@@ -106,11 +106,12 @@ def _memory_mb(pids: dict[str, int], roles: tuple[str, ...]) -> float:
 
 def _run_system(settings: Settings, seconds: float | None, fleet: Any = None) -> None:
     """Start everything, show rates until told to stop, stop everything."""
-    from services.topology import System
+    from services.topology import GROUPS, System
 
     stop = _stop_event()
     out.print("[bold]nevstream[/bold] starting")
-    system = System(settings, on_event=_narrate, cancel=stop)
+    groups = GROUPS if fleet is None else (*GROUPS, "fleetsim")
+    system = System(settings, on_event=_narrate, cancel=stop, groups=groups)
     try:
         system.start()
         took = f"ready in {system.start_seconds:.1f} s"

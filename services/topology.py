@@ -18,10 +18,11 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GROUPS: Final = ("gateway", "pipeline")  # of kernels, see `warm_steps`
 STOP_ORDER: Final = ["gateway", "pipeline", "web"]
 READY_TIMEOUT_S: Final = 120.0
 
@@ -61,7 +63,7 @@ def plain(value: Any) -> Any:
 
 
 class System:
-    """Everything on one machine, as processes.
+    """Everything on one machine, as processes.  ``groups`` of kernels are compiled before they start.
 
     ``on_event(name, facts)`` hears of: ``compiling`` (step, seconds), ``database``, ``migrated``,
     ``started`` (child), ``exited``, ``ready``.  Use as a context manager, or ``start`` and ``stop``.
@@ -75,6 +77,7 @@ class System:
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
         cancel: threading.Event | None = None,
+        groups: Sequence[str] = GROUPS,
     ) -> None:
         if settings.journal.kind is JournalKind.MEMORY:
             raise UsageError(
@@ -88,6 +91,7 @@ class System:
         self._on_event = on_event or (lambda name, facts: None)
         self._ready_timeout_s = ready_timeout_s
         self._cancel = cancel
+        self._groups = groups
         self._held: list[socket.socket] = []
         self._server: Any = None
         self._supervisor: Supervisor | None = None
@@ -178,7 +182,7 @@ class System:
 
     def _prepare(self) -> None:
         """In the supervisor's thread: compile kernels (a process of its own), meanwhile start the database."""
-        warming = None if kernel_cache.is_warm(kernel_mode()) else _Warming(self._on_event)
+        warming = _Warming(self._groups, self._on_event)
         try:
             self._start_database()
             from services.store.migrations import migrate
@@ -186,8 +190,7 @@ class System:
             applied = migrate(self.dsn)
             self._on_event("migrated", {"applied": applied})
         finally:
-            if warming is not None:
-                self.compile_seconds = warming.finish()
+            self.compile_seconds = warming.finish()
 
     def _start_database(self) -> None:
         database = self.settings.database
@@ -241,29 +244,42 @@ def _thread_limits() -> dict[str, str]:
 
 
 class _Warming:
-    """Compiles the kernels in a child, so that workers only load them from the cache on disk."""
+    """Compiles what is not in the kernel cache yet, in processes of their own; workers then only load.
 
-    def __init__(self, on_event: Callable[[str, dict[str, Any]], None]) -> None:
-        import subprocess
+    ``common`` goes first, because the others inline its kernels and numba's cache does not bear two writers
+    of one entry; then all groups side by side.
+    """
 
+    def __init__(self, groups: Sequence[str], on_event: Callable[[str, dict[str, Any]], None]) -> None:
         self._on_event = on_event
         self._begun = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "services.topology", "warm"],
+        self._groups = [group for group in groups if not kernel_cache.is_warm(kernel_mode(), group)]
+        self._common = self._start("common") if self._groups else None
+
+    def _start(self, group: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.topology", "warm", group],
             stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **_thread_limits()},
             start_new_session=True,
         )
 
-    def finish(self) -> float:
-        """Report each step as it comes, wait for the end; returns seconds.  Raises when a kernel fails."""
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
             for line in lines:
                 self._on_event("compiling", json.loads(line))
-        if self._process.wait() != 0:
+        if process.wait() != 0:
             raise NevstreamError("compiling the kernels failed; the traceback above says where")
+
+    def finish(self) -> float:
+        """Report each step, wait for the end; returns seconds, 0 when all was there.  Raises when a kernel fails."""
+        if self._common is None:
+            return 0.0
+        self._end(self._common)
+        for process in [self._start(group) for group in self._groups]:
+            self._end(process)
         return time.monotonic() - self._begun
 
 
@@ -278,20 +294,28 @@ def _load(steps: list[tuple[str, Callable[[], None]]]) -> None:
         step()
 
 
-def warm_steps(role: str | None = None) -> list[tuple[str, Callable[[], None]]]:
-    """The modules with kernels, in the order in which a packet meets them: a role's own, or all."""
+def warm_steps(group: str) -> list[tuple[str, Callable[[], None]]]:
+    """The modules with kernels of one group: ``common`` to all, or those of a stage."""
     modules: list[Any] = []
-    if role in (None, "gateway"):
-        from schemas.gbt32960 import frame, replies
+    if group == "common":
+        from schemas import keys
+        from schemas.gbt32960 import digest, frame, replies, times
+
+        modules = [keys, times, digest, frame, replies]
+    elif group == "gateway":
         from schemas.mqtt import scan
         from services.gateway import gather, scan_gbt, scan_mqtt
 
-        modules += [frame, replies, scan, scan_mqtt, scan_gbt, gather]
-    if role in (None, "pipeline"):
+        modules = [scan, scan_mqtt, scan_gbt, gather]
+    elif group == "pipeline":
         from schemas.gbt32960 import decode
         from services.pipeline import rows, validate, vehicles
 
-        modules += [decode, validate, vehicles, rows]
+        modules = [decode, validate, vehicles, rows]
+    elif group == "fleetsim":
+        from services.fleetsim import chunks
+
+        modules = [chunks]
     return [(module.__name__.removeprefix("schemas.").removeprefix("services."), module.warm) for module in modules]
 
 
@@ -434,22 +458,23 @@ async def _run_role(role: str, index: int, settings: Settings) -> None:
     await ROLES[role](settings, index, stop)
 
 
-def _warm() -> None:
+def _warm(group: str) -> None:
     from schemas.jit import MODE, warm
 
-    warm(warm_steps(), lambda step, seconds: print(json.dumps({"step": step, "seconds": seconds}), flush=True))
-    kernel_cache.mark_warm(MODE)
+    warm(warm_steps(group), lambda step, seconds: print(json.dumps({"step": step, "seconds": seconds}), flush=True))
+    kernel_cache.mark_warm(MODE, group)
 
 
 def child_main(argv: list[str]) -> int:
-    """Entry of a child process: ``warm``, or ``ROLE INDEX SETTINGS_FILE``."""
+    """Entry of a child process: ``warm GROUP...``, or ``ROLE INDEX SETTINGS_FILE``."""
     logging.basicConfig(
         level=os.environ.get("NEVSTREAM_LOG", "WARNING"),
         format=f"%(asctime)s %(levelname)s {'-'.join(argv[:2])} %(name)s: %(message)s",
     )
     end_with_parent()
-    if argv == ["warm"]:
-        _warm()
+    if argv[0] == "warm":
+        for group in argv[1:]:
+            _warm(group)
         return 0
     role, index, file = argv
     import uvloop
