@@ -228,7 +228,7 @@ def build(
     logins = [
         replace(login, vehicle_id=id_of.get(line)) for line, login in decoded.sessions.items() if not decoded.why[line]
     ]
-    letters = decoded.damaged + [_letter(decoded, line) for line in np.flatnonzero(decoded.why).tolist()]
+    letters = decoded.damaged + [dead_letter(decoded, line) for line in np.flatnonzero(decoded.why).tolist()]
     counts = _counts(decoded, report_lines, logins, positions)
     accepted = decoded.why == 0
     kinds = np.bincount(batch.kind[accepted], minlength=1) if frames.n else np.zeros(1, np.int64)
@@ -263,7 +263,8 @@ def _oldest(frames: Frames) -> int | None:
     return int(fresh.min()) if len(fresh) else None
 
 
-def _letter(decoded: Decoded, line: int) -> DeadLetter:
+def dead_letter(decoded: Decoded, line: int) -> DeadLetter:
+    """The refused frame in ``line``, with where it came from."""
     frames = decoded.frames
     source: Mapping[str, str] = {}
     index = int(frames.source[line])
