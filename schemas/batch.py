@@ -119,7 +119,9 @@ class Batch:
     pack's cell list is split over frames of one second · digest (n,) i64: 64-bit hash of the data
     unit · num (n, SIGNAL_COUNT) i32 and state (n, SIGNAL_COUNT) u8 (``schemas.signals``; num is 0
     unless VALID or SUSPECT, and undefined where ABSENT) · var (n, 5, 2) i64 spans of the
-    variable-length columns, length 0 = absent · heap (bytes,) u8.
+    variable-length columns, length 0 = absent · heap (bytes,) u8 · extra (n, 2) i64 spans of the signals
+    that the catalogue does not have, as the text of one JSON object each in extra_text (bytes,) u8; length
+    0 = none (column ``extra``, written by ``schemas.custom`` and the JSON door).
     ``alarm_flags`` is the one unsigned signal: its num is the DWORD reinterpreted as i32.
     """
 
@@ -135,6 +137,8 @@ class Batch:
     state: U8
     var: I64
     heap: U8
+    extra: I64 = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    extra_text: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
 
     @classmethod
     def empty(cls, n: int, data_bytes: int) -> Batch:
@@ -153,6 +157,7 @@ class Batch:
             var=np.empty((n, len(VAR_COLUMNS), 2), np.int64),
             # a block of one byte costs type + body on the wire and three more in the heap
             heap=np.empty(2 * data_bytes + 64, np.uint8),
+            extra=np.zeros((n, 2), np.int64),
         )
 
 

@@ -43,11 +43,12 @@ class Field(IntEnum):
     REPORTS = 9  # bigint
     VAR = 10  # bytea, index = which of VAR_COLUMNS
     FLAWS = 11  # bytea
-    SMALLINT = 12  # signals from here on, index = which of SIGNALS
-    INTEGER = 13
-    BIGINT = 14
-    REAL = 15
-    DOUBLE = 16
+    EXTRA = 12  # jsonb: a version byte, then the text
+    SMALLINT = 13  # signals from here on, index = which of SIGNALS
+    INTEGER = 14
+    BIGINT = 15
+    REAL = 16
+    DOUBLE = 17
 
 
 _SQL_FIELD: Final = {
@@ -61,8 +62,8 @@ _SQL_FIELD: Final = {
 # numba freezes plain module integers into the kernel
 _VEHICLE_ID, _TIME, _RECEIVED_AT = int(Field.VEHICLE_ID), int(Field.TIME), int(Field.RECEIVED_AT)
 _KIND, _PART, _EDITION, _DOOR = int(Field.KIND), int(Field.PART), int(Field.EDITION), int(Field.DOOR)
-_DIGEST, _NOTES, _REPORTS, _VAR, _FLAWS = (
-    int(f) for f in (Field.DIGEST, Field.NOTES, Field.REPORTS, Field.VAR, Field.FLAWS)
+_DIGEST, _NOTES, _REPORTS, _VAR, _FLAWS, _EXTRA = (
+    int(f) for f in (Field.DIGEST, Field.NOTES, Field.REPORTS, Field.VAR, Field.FLAWS, Field.EXTRA)
 )
 _SMALLINT, _INTEGER, _BIGINT, _REAL = int(Field.SMALLINT), int(Field.INTEGER), int(Field.BIGINT), int(Field.REAL)
 _VALID, _SUSPECT, _ABNORMAL = int(State.VALID), int(State.SUSPECT), int(State.ABNORMAL)
@@ -101,6 +102,7 @@ TELEMETRY: Final[tuple[Column, ...]] = (
     *(_signal(signal.name) for signal in SIGNALS),
     *(Column(name, Field.VAR, index) for index, name in enumerate(VAR_COLUMNS)),
     Column("flaws", Field.FLAWS),
+    Column("extra", Field.EXTRA),
 )
 
 VEHICLE_STATE: Final[tuple[Column, ...]] = (
@@ -115,6 +117,7 @@ VEHICLE_STATE: Final[tuple[Column, ...]] = (
 _BYTES_MAX: Final = {  # of a field with its length word; bytea apart
     **dict.fromkeys((Field.KIND, Field.PART, Field.EDITION, Field.DOOR, Field.NOTES, Field.SMALLINT), 6),
     **dict.fromkeys((Field.INTEGER, Field.REAL, Field.VAR, Field.FLAWS), 8),
+    Field.EXTRA: 5,
 }
 
 
@@ -157,7 +160,7 @@ def _presence(lines: I64, notes: I16, state: U8, var: I64, signals: U8, sizes: I
 def _copy_rows_twin(
     data: U8, received_us: I64, door: U8, lines: I64, vehicle_id: I64, reports: I64, columns: I64,
     kind: U8, edition: U8, notes: I16, time_s: I64, part: I16, digest: I64, num: I32, state: U8, var: I64, heap: U8,
-    out: U8,
+    extra: I64, extra_text: U8, out: U8,
 ) -> int:  # fmt: skip
     at = len(HEADER)
 
@@ -194,6 +197,9 @@ def _copy_rows_twin(
             elif field == Field.FLAWS:
                 flaws = [(signal, int(s)) for signal, s in enumerate(state[line]) if s >= State.ABNORMAL]
                 body = bytes(byte for flaw in flaws for byte in flaw) or None
+            elif field == Field.EXTRA:
+                begin, length = extra[line].tolist()
+                body = b"\x01" + extra_text[begin : begin + length].tobytes() if length else None
             elif field == Field.SMALLINT:
                 body = struct.pack(">h", value)
             elif field == Field.INTEGER:
@@ -242,7 +248,7 @@ def _put64(out: U8, at: Any, value: Any) -> None:
 def _copy_rows(
     data: U8, received_us: I64, door: U8, lines: I64, vehicle_id: I64, reports: I64, columns: I64,
     kind: U8, edition: U8, notes: I16, time_s: I64, part: I16, digest: I64, num: I32, state: U8, var: I64, heap: U8,
-    out: U8,
+    extra: I64, extra_text: U8, out: U8,
 ) -> int:  # fmt: skip
     # The cursor is unsigned: numba then leaves out the test for negative indices, which halves the time.
     at = np.uint64(19)
@@ -314,6 +320,20 @@ def _copy_rows(
                     _put32(out, begin, -1)
                 else:
                     _put32(out, begin, at - begin - four)
+            elif field == _EXTRA:
+                begin = np.uint64(extra[line, 0])
+                length = np.uint64(extra[line, 1])
+                if length == 0:
+                    _put32(out, at, -1)
+                    at += four
+                    continue
+                _put32(out, at, length + np.uint64(1))
+                at += four
+                out[at] = 1
+                at += np.uint64(1)
+                for i in range(length):
+                    out[at + i] = extra_text[begin + i]
+                at += length
             elif field in (_VEHICLE_ID, _TIME, _RECEIVED_AT, _DIGEST, _REPORTS):
                 if field == _VEHICLE_ID:
                     big = vehicle_id[k]
@@ -373,10 +393,15 @@ class StreamBuffer:
         signals = np.zeros(SIGNAL_COUNT, np.uint8)
         sizes = np.zeros(2 + len(VAR_COLUMNS), np.int64)
         _presence(lines, batch.notes, batch.state, batch.var, signals, sizes)
-        columns = [column for column in self._columns if not self._sparse or _present(column, signals, sizes)]
+        extra_bytes = int(batch.extra[lines, 1].sum()) if len(batch.extra_text) else 0
+        columns = [
+            column
+            for column in self._columns
+            if not self._sparse or (extra_bytes if column.field == Field.EXTRA else _present(column, signals, sizes))
+        ]
         table = np.array([(column.field, column.index, column.div) for column in columns], np.int64)
         row_max = 2 + sum(_BYTES_MAX.get(column.field, 12) for column in columns)
-        need = len(HEADER) + len(lines) * row_max + int(sizes[1:].sum()) + len(TRAILER) + _SLACK
+        need = len(HEADER) + len(lines) * row_max + int(sizes[1:].sum()) + extra_bytes + len(TRAILER) + _SLACK
         if need > len(self._out):
             self._out = np.empty(need + need // 4, np.uint8)
         out = self._out
@@ -385,7 +410,7 @@ class StreamBuffer:
             frames.data, frames.received_us, frames.door, lines, vehicle_id,
             lines if reports is None else reports, table,
             batch.kind, batch.edition, batch.notes, batch.time_s, batch.part, batch.digest,
-            batch.num, batch.state, batch.var, batch.heap, out,
+            batch.num, batch.state, batch.var, batch.heap, batch.extra, batch.extra_text, out,
         )  # fmt: skip
         out[end : end + 2] = 255
         assert end + 2 <= need, f"a {self.table} stream of {end + 2} bytes in room for {need}"

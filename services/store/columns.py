@@ -27,6 +27,7 @@ TELEMETRY: Final[dict[str, str]] = {
     **{signal.name: signal.sql for signal in SIGNALS},
     **dict.fromkeys(VAR_COLUMNS, "bytea"),
     "flaws": "bytea",
+    "extra": "jsonb",
 }
 
 _STATE_SIGNALS: Final = (

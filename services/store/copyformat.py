@@ -7,6 +7,7 @@ tuple a field count (i16) and per field a length (i32, -1 = NULL) and the bytes,
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -30,7 +31,7 @@ _FORMATS: Final = {
 
 
 def decode_copy(stream: CopyStream) -> list[dict[str, Any]]:
-    """Rows of ``stream`` as column → value; timestamps are aware datetimes, bytea is bytes.
+    """Rows of ``stream`` as column → value; timestamps are aware datetimes, bytea is bytes, jsonb what it says.
 
     Raises ``ValueError`` where the server would: bad signature, unknown column, a field of the wrong
     width, a wrong field count, a missing trailer; and where the stream's own ``rows`` is wrong.
@@ -83,6 +84,8 @@ def encode_copy(table: str, columns: Sequence[str], rows: Iterable[Mapping[str, 
                 continue
             if sql == "bytea":
                 body = bytes(value)
+            elif sql == "jsonb":
+                body = b"\x01" + json.dumps(value).encode()
             elif sql.startswith("timestamp"):
                 body = _FORMATS[sql].pack((value - _EPOCH) // timedelta(microseconds=1))
             else:
@@ -105,6 +108,12 @@ def _value(table: str, column: str, sql: str, body: bytes, size: int) -> Any:
         if len(body) != size:
             raise struct.error
         return body
+    if sql == "jsonb":
+        if len(body) != size:
+            raise struct.error
+        if body[:1] != b"\x01":
+            raise ValueError(f"COPY {table}: {column} is jsonb of version {body[:1].hex()}, the server reads 01")
+        return json.loads(body[1:])
     form = _FORMATS[sql]
     if size != form.size:
         raise ValueError(f"COPY {table}: {column} ({sql}) has {size} bytes, it takes {form.size}")

@@ -67,6 +67,9 @@ def random_batch(n: int, seed: int, columns: int = SIGNAL_COUNT, flaws: bool = T
     batch.var[:, :, 0] = rng.integers(0, 2048, (n, len(VAR_COLUMNS)))
     batch.var[:, :, 1] = rng.choice([0, 0, 1, 7, 200], (n, len(VAR_COLUMNS)))
     batch.heap[:4096] = rng.integers(0, 256, 4096, np.uint8)
+    text = b'{"door_count":4}'
+    batch.extra_text = np.frombuffer(bytearray(text), np.uint8)
+    batch.extra[:, 1] = rng.choice([0, len(text)], n) if flaws else 0
     return frames, batch
 
 

@@ -30,7 +30,7 @@ def test_columns_and_types_are_those_of_the_store() -> None:
              rows.Field.REAL: "real", rows.Field.DOUBLE: "double precision", rows.Field.VAR: "bytea",
              rows.Field.FLAWS: "bytea", rows.Field.VEHICLE_ID: "bigint", rows.Field.DIGEST: "bigint",
              rows.Field.REPORTS: "bigint", rows.Field.TIME: "timestamp with time zone",
-             rows.Field.RECEIVED_AT: "timestamp with time zone"}  # fmt: skip
+             rows.Field.RECEIVED_AT: "timestamp with time zone", rows.Field.EXTRA: "jsonb"}  # fmt: skip
     for ours, theirs in ((TELEMETRY, store_columns.TELEMETRY), (VEHICLE_STATE, store_columns.VEHICLE_STATE)):
         assert {column.name: types.get(column.field, "smallint") for column in ours} == dict(theirs)
 
