@@ -111,6 +111,7 @@ def test_columns_without_a_value_are_left_out(make_batch: MakeBatch) -> None:
     frames, batch = make_batch(3, 1, 0)
     batch.notes[:] = 0
     batch.var[:] = 0
+    batch.extra[:] = 0
     keys = ("vehicle_id", "time", "received_at", "kind", "part", "edition", "door", "digest")
     lines = np.arange(3)
     assert stream(frames, batch, lines).columns == keys
