@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 import psycopg
@@ -46,6 +47,9 @@ _ENDS: Final = """
     SELECT p, e."offset" FROM generate_series(0, %b - 1) AS p
     CROSS JOIN LATERAL (SELECT "offset" FROM journal WHERE partition = p ORDER BY "offset" DESC LIMIT 1) e
 """
+# The day in the offset chooses the day partitions; within a day the records are small beside their bodies.
+_OFFSET_AT: Final = 'SELECT min("offset") FROM journal WHERE "offset" >= %b AND appended_at >= %b'
+_SECONDS_PER_DAY: Final = 86_400
 
 
 class PostgresJournal:
@@ -125,6 +129,18 @@ class PostgresJournal:
         async def run(connection: Connection) -> dict[int, int]:
             cursor = await connection.execute(_ENDS, [self.partitions], prepare=True, binary=True)
             return dict(await cursor.fetchall())
+
+        return await self._reader.call(run)
+
+    async def offset_at(self, time: datetime) -> int | None:
+        """Offset of the first record appended at ``time`` or later, in any partition; None when there is none."""
+        first = int(time.timestamp() // _SECONDS_PER_DAY) << 32
+
+        async def run(connection: Connection) -> int | None:
+            cursor = await connection.execute(_OFFSET_AT, [first, time], prepare=False, binary=True)
+            row = await cursor.fetchone()
+            assert row is not None
+            return None if row[0] is None else int(row[0])
 
         return await self._reader.call(run)
 

@@ -25,7 +25,7 @@ import psycopg
 from psycopg import sql
 from psycopg.errors import CheckViolation, UniqueViolation
 
-from schemas.batch import VIN_BYTES, Committed, CopyStream, RowBatch
+from schemas.batch import VIN_BYTES, Committed, CopyStream, Login, RowBatch
 from schemas.seams import KnownVehicles
 from services.database import AWAY, KEEPALIVE, session_options
 from services.errors import PositionsMoved, StoreUnavailable
@@ -69,7 +69,7 @@ class PostgresSink:
 
     async def known_vehicles(self) -> KnownVehicles:
         """Every vehicle: one COPY whose rows are all of one size, read as one array (1 M rows: seconds)."""
-        return await self._run(_known_vehicles)
+        return await self._run(known_vehicles)
 
     async def register(self, vins: Sequence[str]) -> list[int]:
         def run(connection: Connection) -> list[int]:
@@ -276,17 +276,7 @@ def _apply_states(connection: Connection, states: CopyStream | None, not_new: li
 
 def _write_events(connection: Connection, batch: RowBatch) -> None:
     if batch.logins:
-        connection.execute(
-            statements.INSERT_LOGINS,
-            _columns(
-                (
-                    row.partition, row.offset, row.position, row.received, row.time, row.command, row.edition, row.door,
-                    _text(row.vin), row.vehicle_id, row.serial, _text(row.iccid),
-                    statements.SEPARATOR.join(_text(code) or "" for code in row.pack_codes), _text(row.username),
-                )
-                for row in batch.logins
-            ),
-        )  # fmt: skip
+        connection.execute(statements.INSERT_LOGINS, login_columns(batch.logins))
     if batch.dead_letters:
         connection.execute(
             statements.INSERT_DEAD_LETTERS,
@@ -298,6 +288,18 @@ def _write_events(connection: Connection, batch: RowBatch) -> None:
                 for row in batch.dead_letters
             ),
         )  # fmt: skip
+
+
+def login_columns(logins: Iterable[Login]) -> list[list[Any]]:
+    """The arguments of ``statements.INSERT_LOGINS``."""
+    return _columns(
+        (
+            row.partition, row.offset, row.position, row.received, row.time, row.command, row.edition, row.door,
+            _text(row.vin), row.vehicle_id, row.serial, _text(row.iccid),
+            statements.SEPARATOR.join(_text(code) or "" for code in row.pack_codes), _text(row.username),
+        )
+        for row in logins
+    )  # fmt: skip
 
 
 def _write_ledger(connection: Connection, counts: Mapping[int, Mapping[str, int]], not_new: list[_NotNew]) -> None:
@@ -330,7 +332,8 @@ def _text(text: str | None) -> str | None:
     )
 
 
-def _known_vehicles(connection: Connection) -> KnownVehicles:
+def known_vehicles(connection: Connection) -> KnownVehicles:
+    """Every vehicle with its newest report, from one COPY."""
     with connection.transaction():
         connection.execute("SET LOCAL enable_seqscan = on")  # this one does read everything
         connection.execute("SET LOCAL enable_hashjoin = on")
