@@ -57,6 +57,8 @@ REASONS: Final[tuple[Reason, ...]] = (
            "Check why the terminal sends two different reports for one second."),
     Reason(17, "bad_login", "A platform login (0x05) whose user name or password is wrong.",
            "Check gateway.gbt32960.platform_users against what the platform sends."),
+    Reason(18, "vin_in_use", "A login while the same VIN is logged in on another connection, and that one stays.",
+           "Find the other terminal with this VIN, or set gateway.gbt32960.same_vin = \"replace\"."),
 )  # fmt: skip
 
 BY_CODE: Final = {reason.code: reason for reason in REASONS}

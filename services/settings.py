@@ -48,6 +48,16 @@ class AckPolicy(StrEnum):
     ERRORS_ONLY = "errors-only"
 
 
+class SameVin(StrEnum):
+    REPLACE = "replace"
+    REFUSE = "refuse"
+
+
+class Activation(StrEnum):
+    REGISTRY = "registry"
+    REFUSE = "refuse"
+
+
 class JournalKind(StrEnum):
     POSTGRES = "postgres"
     MEMORY = "memory"
@@ -133,6 +143,16 @@ class GbtDoor(Section):
         AckPolicy.AFTER_DURABLE,
         description="after-durable: every frame is answered once it is on disk. errors-only: good reports are not "
         "answered, as annex B of the standard has it for terminals.",
+    )
+    same_vin: SameVin = Field(
+        SameVin.REPLACE,
+        description="A login while the VIN is logged in on another connection. replace: the older one is closed, as "
+        "the standard has it. refuse: the newer one is answered with 0x03, until the older one ends.",
+    )
+    activation: Activation = Field(
+        Activation.REGISTRY,
+        description="Activation of a terminal (0x09, edition 2025). registry: succeeds when the VIN may log in. "
+        "refuse: always fails.",
     )
     platform_users: Mapping[str, SecretStr] = Field(
         default_factory=dict,

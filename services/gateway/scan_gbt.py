@@ -1,7 +1,8 @@
 """The GB/T 32960 door's kernel: all bytes of a tick in, frames with their answers and odd commands out.
 
 It walks the table of ``gbt_rules``; reports of a logged-in connection never reach Python.  A frame
-whose response flag is not 0xFE is itself an answer: it is passed over and never answered.
+whose response flag is not 0xFE is itself an answer: it is never answered, and passed over but for the
+answers to commands that go down (``ANSWER``).
 """
 
 # In kernels np.int64 pins a width; to callers it is an int, which mypy cannot know.
@@ -57,7 +58,7 @@ from services.gateway.columns import (
     SEG_STATE,
 )
 from services.gateway.connections import State
-from services.gateway.gbt_rules import ASK, ASK_STOP, BIND, REFUSE, TAKE
+from services.gateway.gbt_rules import ANSWER, ASK_STOP, BIND, COLUMNS, REFUSE, TAKE
 
 _VEHICLE: Final = int(State.VEHICLE)
 _IS_COMMAND: Final = int(Ack.COMMAND)
@@ -108,15 +109,15 @@ def _gbt_scan_twin(
             command = int(arena[begin + AT_COMMAND]) if headed else 0
             reason = detail = 0
             if found == FRAME:
-                if not is_command:
+                action = int(rules[state[slot], command + 256 * (arena[begin] == _DOLLAR)])
+                if not is_command and action != ANSWER:
                     at = begin + length
                     continue
-                action = int(rules[state[slot], command])
-                if action in (ASK, ASK_STOP, BIND):
+                if action != TAKE and action < REFUSE:
                     slow[counts[2]] = [action, index, begin, length, command]
                     counts[2] += 1
                     at = begin if action == BIND else begin + length
-                    if action == ASK:
+                    if action not in (ASK_STOP, BIND):
                         continue
                     ended = SEG_ASKED
                     break
@@ -169,7 +170,7 @@ def gbt_scan(
 ) -> None:
     """Scan every segment (columns SEG_*) that is in state SEG_SCAN.
 
-    ``rules`` (STATES, 256), ``success`` (256,) and ``errors`` (256, 2) are the arrays of ``gbt_rules``; ``state``,
+    ``rules`` (STATES, COLUMNS), ``success`` (256,) and ``errors`` (256, 2) are the arrays of ``gbt_rules``; ``state``,
     ``vin`` and ``partition`` those of ``Connections``.  Writes ``frames`` (F_*) and ``slow`` (S_*, S_KIND the
     action, S_CODE the command) and their numbers into ``counts[0]`` and ``counts[2]``; moves each segment's
     SEG_AT and SEG_STATE.  A segment left in SEG_SCAN means that a table was full: empty it and call again.
@@ -201,10 +202,11 @@ def gbt_scan(
             reason = np.int64(0)
             detail = np.int64(0)
             if found == FRAME:
-                if not is_command:
+                column = command + 256 if arena[begin] == _DOLLAR else command
+                action = np.int64(rules[state[slot], column])
+                if not is_command and action != ANSWER:
                     at = begin + length
                     continue
-                action = np.int64(rules[state[slot], command])
                 if action != TAKE and action < REFUSE:
                     slow[n_slow, S_KIND] = action
                     slow[n_slow, S_SEGMENT] = index
@@ -213,7 +215,7 @@ def gbt_scan(
                     slow[n_slow, S_CODE] = command
                     n_slow += 1
                     at = begin if action == BIND else begin + length
-                    if action == ASK:
+                    if action != ASK_STOP and action != BIND:
                         continue
                     ended = np.int64(SEG_ASKED)
                     break
@@ -269,6 +271,6 @@ def gbt_scan(
 
 def warm() -> None:
     """Compile the kernel with the types it is called with."""
-    u8, table, i64 = np.zeros(1, np.uint8), np.zeros((1, 1), np.uint8), np.zeros((0, 8), np.int64)
+    u8, table, i64 = np.zeros(1, np.uint8), np.zeros((1, COLUMNS), np.uint8), np.zeros((0, 8), np.int64)
     vin = np.zeros((1, VIN_BYTES), np.uint8)
     gbt_scan(u8, i64, 1, 1, table, u8, table, u8, vin, np.zeros(1, np.int32), i64, i64, np.zeros(3, np.int64))
