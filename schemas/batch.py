@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.link_events import LinkEvent
 from schemas.signals import SIGNAL_COUNT
 
 VIN_BYTES: Final = 17
@@ -46,6 +47,7 @@ class Codec(IntEnum):
     GBT32960 = 1
     JSON_TELEMETRY = 2
     JSON_BMS = 3
+    EVENT = 9  # no frame: what happened to a connection (``schemas.link_events``)
 
 
 @dataclass(slots=True)
@@ -228,6 +230,7 @@ class RowBatch:
     dead_letters: Sequence[DeadLetter]
     positions: Mapping[int, tuple[int, int]]
     counts: Mapping[int, Mapping[str, int]]  # partition → frames, rejected, sessions... (see store ledger)
+    link_events: Sequence[LinkEvent] = ()  # counted under ``other``
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,102 @@
+"""What happens to connections, as it travels in the journal: one JSON object per event, ``Codec.EVENT``.
+
+An event is told by the gateway, stored by the pipeline, read by the doctor.  (origin, number) is unique, so
+that an event which lies in the journal twice is stored once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+TEXT_MAX: Final = 256  # characters of any text in an event; what a peer claims can be long
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Event(StrEnum):
+    """What happened.  ``CAUSES`` says which causes each can have."""
+
+    CONNECTED = "connected"  # MQTT accepted, or GB/T logged in
+    REFUSED = "refused"  # not let in
+    REPLACED = "replaced"  # the same VIN connected anew (by_peer), this older connection was closed
+    CLOSED = "closed"  # ended, by either side
+    WILL = "will"  # an MQTT client vanished and had left a will: it is offline
+    ERROR = "error"  # frames were answered with an error, or kept as dead letters where there is no such answer
+    ACTIVATION = "activation"  # a terminal asked to be activated (0x09), cause = how it was answered
+
+
+# Causes as people meet them, each with its meaning.  Refusals of frames bear names of ``schemas.reasons`` instead.
+CAUSES: Final[dict[str, str]] = {
+    "limit": "all connections of the gateway were taken (gateway.limits.connections_max)",
+    "bad_password": "wrong user name or password",
+    "bad_login": "wrong user name or password of a platform",
+    "unknown_vin": "the VIN is not in the registry, and the registry is an allowlist",
+    "store_away": "the registry or the password could not be read",
+    "not_a_vehicle": "neither user name nor client identifier is a VIN",
+    "auth_method": "an authentication method that is not supported",
+    "client_id": "an empty client identifier without clean session",
+    "violation": "bytes or packets that the protocol does not allow",
+    "foreign_topic": "published under the VIN of another vehicle",
+    "vin_in_use": "the VIN is logged in on another connection",
+    "timeout": "silent for too long",
+    "no_login": "no CONNECT or login in time",
+    "memory": "too many incomplete packets were held",
+    "taken_over": "the same VIN connected anew",
+    "logout": "logged out before",
+    "peer": "the vehicle or the network ended the connection",
+    "goodbye": "the client said DISCONNECT",
+    "shutdown": "the gateway was stopped",
+    "activated": "the VIN may log in",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEvent:
+    """One event.  ``vin`` is proven, or what was claimed when it was refused; "" is not known."""
+
+    origin: int
+    number: int
+    occurred: datetime
+    event: str
+    door: int
+    cause: str = ""
+    vin: str = ""
+    peer: str = ""
+    client: str = ""
+    by_peer: str = ""
+    detail: str = ""
+    times: int = 1
+
+
+_TEXTS: Final = ("cause", "vin", "peer", "client", "by_peer", "detail")
+
+
+def encode(event: LinkEvent) -> bytes:
+    """The event as JSON, without what it does not have."""
+    body: dict[str, Any] = {"origin": event.origin, "number": event.number, "event": event.event}
+    body |= {name: text[:TEXT_MAX] for name in _TEXTS if (text := getattr(event, name))}
+    if event.times != 1:
+        body["times"] = event.times
+    return orjson.dumps(body)
+
+
+def decode(data: bytes, received_us: int, door: int) -> LinkEvent | None:
+    """The event in ``data``; None when it is not one."""
+    try:
+        body = orjson.loads(data)
+        texts = {name: str(body.get(name, ""))[:TEXT_MAX] for name in _TEXTS}
+        return LinkEvent(
+            int(body["origin"]),
+            int(body["number"]),
+            _EPOCH + timedelta(microseconds=received_us),
+            str(body["event"])[:TEXT_MAX],
+            door,
+            **texts,
+            times=int(body.get("times", 1)),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
