@@ -1,8 +1,8 @@
 """One micro-batch: journal records in, a :class:`RowBatch` out.  No I/O; runs in the pipeline's thread.
 
 Every frame of a record ends in exactly one of: row (a report), rejected (dead letter), session (login
-or logout), other (heartbeats and the like, which have nothing to keep).  The counts say so per
-partition, and are checked here.
+or logout), other (events of connections, and commands whose frame in the journal is all there is to
+keep).  The counts say so per partition, and are checked here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from schemas.gbt32960.commands import Ack
 from schemas.gbt32960.decode import decode_frames
 from schemas.gbt32960.frame import AT_ACK, AT_UNIT, AT_VIN, vin_ok
 from schemas.journal.record import HEADER, RecordError, decode_records
+from schemas.link_events import LinkEvent
 from schemas.reasons import CODE
 from schemas.seams import StoredRecord
 from services.pipeline.rows import TELEMETRY, VEHICLE_STATE, StreamBuffer
-from services.pipeline.sessions import PLATFORM_COMMANDS, VEHICLE_COMMANDS, moment, session_of
+from services.pipeline.sessions import PLATFORM_COMMANDS, VEHICLE_COMMANDS, link_events, moment, session_of
 from services.pipeline.validate import REISSUE, REPORT, validate
 from services.pipeline.vehicles import UNKNOWN, VehicleTable, classify
 
@@ -103,6 +104,7 @@ class Decoded:
     new_vins: list[str]
     new_of: I64
     flaws: I64
+    events: list[LinkEvent] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -131,16 +133,28 @@ def decode(
     decode_frames(frames.data, frames.start, frames.length, frames.codec, frames.reason, batch)
     flaws = validate(frames, batch, clock_future_max_s, clock_past_max_days)
 
-    known_codec = frames.codec == Codec.GBT32960
+    known_codec = (frames.codec == Codec.GBT32960) | (frames.codec == Codec.EVENT)
     refused_here = np.where(known_codec, batch.reason, np.uint8(_UNKNOWN_TOPIC))
     why = np.where(frames.reason != 0, frames.reason, refused_here).astype(np.uint8, copy=False)
     detail = np.where(frames.reason != 0, frames.detail, np.where(known_codec, batch.detail, 0)).astype(np.uint32)
 
     sessions = _sessions(frames, batch, why, detail)
+    events = link_events(frames, why)
     lines = np.flatnonzero(np.isin(batch.kind, (REPORT, REISSUE, *VEHICLE_COMMANDS)) & (why == 0))
     rows = table.rows(frames.data, frames.start, lines)
     decoded = Decoded(
-        frames, batch, damaged, why, detail, lines, rows, sessions, [], np.full(len(lines), -1, np.int64), flaws
+        frames,
+        batch,
+        damaged,
+        why,
+        detail,
+        lines,
+        rows,
+        sessions,
+        [],
+        np.full(len(lines), -1, np.int64),
+        flaws,
+        events,
     )
     if (rows == UNKNOWN).any():
         _find_new(decoded)
@@ -246,6 +260,7 @@ def build(
             dead_letters=letters,
             positions=positions,
             counts=counts,
+            link_events=decoded.events,
         ),
         frames=frames.n + len(decoded.damaged),
         reports=len(report_lines),

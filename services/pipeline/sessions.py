@@ -1,12 +1,17 @@
-"""Logins and logouts as rows: the slow path, one Python object per frame, for what comes once per drive."""
+"""Logins, logouts and events of connections: the slow path, a Python object each, for what comes once per drive."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from schemas.batch import Batch, Frames, Login
+import numpy as np
+
+from schemas.batch import U8, Batch, Codec, Frames, Login
 from schemas.gbt32960.reference import decode_frame
+from schemas.link_events import LinkEvent
+from schemas.link_events import decode as decode_event
+from schemas.reasons import CODE
 
 VEHICLE_COMMANDS: Final = (0x01, 0x04)  # login, logout: the identification is a VIN
 PLATFORM_COMMANDS: Final = (0x05, 0x06)  # the identification is the platform's own code
@@ -40,6 +45,18 @@ def session_of(frames: Frames, batch: Batch, line: int) -> Login | None:
         pack_codes=codes,
         username=body.get("username"),
     )
+
+
+def link_events(frames: Frames, why: U8) -> list[LinkEvent]:
+    """The events among the frames; what is not one is refused (``why``)."""
+    found: list[LinkEvent] = []
+    for line in np.flatnonzero((frames.codec == Codec.EVENT) & (why == 0)).tolist():
+        event = decode_event(frames.frame(line), int(frames.received_us[line]), int(frames.door[line]))
+        if event is None:
+            why[line] = CODE["structure"]
+        else:
+            found.append(event)
+    return found
 
 
 def moment(us: int) -> datetime:

@@ -36,6 +36,8 @@ _RETRY_MAX_S: Final = 5.0
 # they may unpack to. Telemetry shrinks to about a third.
 _UNPACKED_FACTOR: Final = 4
 
+_KINDS: Final = {REPLY: "reply", 0: "link_event"}  # what no command id stands for
+
 _CAUSES: Final[Mapping[type[NevstreamError], str]] = {
     StoreUnavailable: "store_unavailable",
     JournalUnavailable: "journal_unavailable",
@@ -174,7 +176,7 @@ class Pipeline:
     def _count(self, prepared: Prepared, committed: Committed) -> None:
         """Metrics of a batch, once it is certain: a batch that is done again must not count twice."""
         for kind, n in prepared.kinds.items():
-            metrics.FRAMES_PROCESSED.labels("reply" if kind == REPLY else command_name(kind)).inc(n)
+            metrics.FRAMES_PROCESSED.labels(_KINDS.get(kind) or command_name(kind)).inc(n)
         refused = prepared.frames - sum(prepared.kinds.values())
         if refused:
             metrics.FRAMES_PROCESSED.labels("refused").inc(refused)

@@ -14,6 +14,7 @@ import numpy as np
 
 from schemas.batch import VIN_BYTES, Committed, CopyStream, DeadLetter, Login, RowBatch
 from schemas.keys import order_key, partition_of_vin
+from schemas.link_events import LinkEvent
 from schemas.seams import KnownVehicles
 from services.errors import PositionsMoved, StoreUnavailable
 from services.store.columns import KEY, LEDGER, VEHICLE_STATE
@@ -25,8 +26,9 @@ Key = tuple[Any, ...]
 
 class MemorySink:
     """Tables as dictionaries: ``telemetry`` by (vehicle_id, time, kind, part), ``states`` by vehicle_id,
-    ``vehicles`` VIN → id, ``logins`` and ``dead_letters`` by (partition, offset, position), ``ledger`` by
-    partition, ``commits`` in order.  ``away = True`` makes every call raise ``StoreUnavailable``.
+    ``vehicles`` VIN → id, ``logins`` and ``dead_letters`` by (partition, offset, position), ``link_events`` by
+    (origin, number), ``ledger`` by partition, ``commits`` in order.  ``away = True`` makes every call raise
+    ``StoreUnavailable``.
     """
 
     def __init__(self, partitions: int = 8) -> None:
@@ -37,6 +39,7 @@ class MemorySink:
         self.vehicles: dict[str, int] = {}
         self.logins: dict[tuple[int, int, int], Login] = {}
         self.dead_letters: dict[tuple[int, int, int], DeadLetter] = {}
+        self.link_events: dict[tuple[int, int], LinkEvent] = {}
         self.ledger: dict[int, Counter[str]] = {}
         self.commits: list[Committed] = []
         self._positions: dict[int, int] = {}
@@ -91,6 +94,8 @@ class MemorySink:
             self.logins.setdefault((login.partition, login.offset, login.position), login)
         for letter in batch.dead_letters:
             self.dead_letters.setdefault((letter.partition, letter.offset, letter.position), letter)
+        for event in batch.link_events:
+            self.link_events.setdefault((event.origin, event.number), event)
         self._count(batch.counts, duplicates, conflicts)
         self._positions.update((partition, new) for partition, (_, new) in batch.positions.items())
         known = duplicates.total() + conflicts.total()

@@ -288,6 +288,18 @@ def _write_events(connection: Connection, batch: RowBatch) -> None:
                 for row in batch.dead_letters
             ),
         )  # fmt: skip
+    if batch.link_events:
+        connection.execute(
+            statements.INSERT_LINK_EVENTS,
+            _columns(
+                (
+                    row.origin, row.number, row.occurred, row.event, row.cause or None, row.door,
+                    *(_text(text or None) for text in (row.vin, row.peer, row.client, row.by_peer, row.detail)),
+                    row.times,
+                )
+                for row in batch.link_events
+            ),
+        )  # fmt: skip
 
 
 def login_columns(logins: Iterable[Login]) -> list[list[Any]]:

@@ -161,6 +161,14 @@ INSERT_DEAD_LETTERS: Final = """
     ON CONFLICT DO NOTHING
 """
 
+INSERT_LINK_EVENTS: Final = """
+    INSERT INTO link_events (origin, number, occurred_at, event, cause, door, vin, peer, client, by_peer, detail,
+                             times)
+    SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::text[], %s::text[], %s::smallint[],
+                         %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::integer[])
+    ON CONFLICT DO NOTHING
+"""
+
 ADD_TO_LEDGER: Final = sql.SQL(
     "INSERT INTO ledger AS l (partition, {names}) SELECT * FROM unnest(%s::integer[], {arrays})"
     " ON CONFLICT (partition) DO UPDATE SET {add}"
