@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -13,18 +13,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from schemas.keys import partition_of_vin
 from services.errors import UsageError
 from services.journal.postgres import PostgresJournal
 from services.pipeline import batching
-from services.pipeline.worker import Pipeline
 from services.replaying import Replayed
 from services.replaying import replay as replay_range
 from services.settings import Settings
 from services.store.letters import Letters
-from services.store.postgres import PostgresSink
 from services.store.replay import ReplayStore
 from tests.fix_db import Databases
+from tests.pipeline.running import put, settings_of, stored
 
 pytestmark = pytest.mark.database
 
@@ -38,35 +36,6 @@ T0 -= max(0, 1000 + T0 % DAY - (DAY - 6000)) if T0 % DAY > DAY - 7000 else 0
 T0 -= T0 % DAY + 8000 if T0 % DAY < 1000 else 0
 SINCE, UNTIL = datetime.fromtimestamp(T0, UTC) - timedelta(hours=1), NOW + timedelta(hours=2)
 LEDGER = ("frames", "rows", "duplicates", "conflicts", "rejected", "sessions", "other")
-
-
-def settings_of(**pipeline: Any) -> Settings:
-    return Settings.model_validate({"pipeline": {"idle_sleep_ms": 1.0, **pipeline}, "journal": {"partitions": 4}})
-
-
-async def put(make: SimpleNamespace, dsn: str, sent: Sequence[Any]) -> None:
-    """Into the journal, a record a partition."""
-    journal = PostgresJournal(dsn, 4)
-    await journal.open()
-    by_partition: dict[int, list[Any]] = {}
-    for one in sent:
-        vin = one.frame[4:21].rstrip(b"\0").decode("ascii")
-        by_partition.setdefault(partition_of_vin(vin, 4), []).append(one)
-    await journal.append([(partition, make.record(frames)) for partition, frames in by_partition.items()])
-    await journal.close()
-
-
-async def stored(dsn: str, settings: Settings) -> None:
-    """Everything in the journal, moved to the store."""
-    journal, sink = PostgresJournal(dsn, 4), PostgresSink(dsn, settings)
-    await sink.open()
-    pipeline, stop = Pipeline(settings, journal, sink, range(4)), asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(pipeline.run(stop), name="pipeline")
-        await pipeline.caught_up()
-        stop.set()
-    await sink.close()
-    await journal.close()
 
 
 async def replayed(dsn: str, settings: Settings | None = None, **how: Any) -> Replayed:
@@ -143,7 +112,7 @@ async def test_a_wrong_scale_is_shown_and_repaired(
     make: SimpleNamespace, dsn: str, db: psycopg.Connection[Any], frames: list[Any],
     wrong_scale: Callable[[], None], other_db: tuple[str, psycopg.Connection[Any]],
 ) -> None:  # fmt: skip
-    await put(make, dsn, frames)
+    await put(dsn, frames)
     await stored(dsn, settings_of())
     wrong_scale()
     before, booked, where = content(db), ledger(db), positions(db)
@@ -163,7 +132,7 @@ async def test_a_wrong_scale_is_shown_and_repaired(
     applied = (await replayed(dsn, apply=True)).applied
     assert [(day.updated, day.inserted, day.deleted) for day in applied] == [(10, 0, 0)] * 3
     fresh_dsn, fresh = other_db
-    await put(make, fresh_dsn, frames)
+    await put(fresh_dsn, frames)
     await stored(fresh_dsn, settings_of())
     assert content(db) == content(fresh)
     assert (ledger(db), positions(db)) == (booked, where)
@@ -177,7 +146,7 @@ async def test_a_wrong_scale_is_shown_and_repaired(
 async def test_range_and_vehicle(
     make: SimpleNamespace, dsn: str, db: psycopg.Connection[Any], frames: list[Any], wrong_scale: Callable[[], None]
 ) -> None:
-    await put(make, dsn, frames)
+    await put(dsn, frames)
     await stored(dsn, settings_of())
     wrong_scale()
     one = (await replayed(dsn, vin=OTHER)).diff
@@ -196,11 +165,11 @@ async def test_range_and_vehicle(
 async def test_frames_that_the_pipeline_has_not_stored_are_left_to_it(
     make: SimpleNamespace, dsn: str, frames: list[Any]
 ) -> None:
-    await put(make, dsn, frames)
+    await put(dsn, frames)
     nothing = await replayed(dsn, apply=True)
     assert nothing.frames == 0
     await stored(dsn, settings_of())
-    await put(make, dsn, [make.Sent(make.report(NEW, T0), T0 + 1)])
+    await put(dsn, [make.Sent(make.report(NEW, T0), T0 + 1)])
     later = await replayed(dsn, apply=True)
     assert later.diff is not None
     assert later.diff.same
@@ -217,7 +186,7 @@ async def test_dead_letters_become_rows_under_another_setting(
         make.Sent(make.report(VIN, ahead, speed=1), T0 + 4),  # and a contradiction
         make.Sent(make.report(NEW, ahead), T0 + 5),  # clock_future, and nobody knows the vehicle
     ]
-    await put(make, dsn, sent)
+    await put(dsn, sent)
     await stored(dsn, settings_of())
     assert ledger(db)["rejected"] == 4
 
@@ -231,7 +200,7 @@ async def test_dead_letters_become_rows_under_another_setting(
     assert sum(day.letters for day in done) == 4
     assert sum(day.inserted for day in done) == 2
     fresh_dsn, fresh = other_db
-    await put(make, fresh_dsn, sent)
+    await put(fresh_dsn, sent)
     await stored(fresh_dsn, lenient)
     assert content(db) == content(fresh)
     assert ledger(db) == ledger(fresh)
@@ -251,7 +220,7 @@ async def test_rows_that_no_longer_decode_stay_unless_asked(
         make.Sent(make.report(VIN, T0 + 500), T0 + 2),
         make.Sent(make.report(OTHER, T0 + 500), T0 + 3),
     ]
-    await put(make, dsn, sent)
+    await put(dsn, sent)
     lenient, strict = settings_of(clock_future_max_s=1000), settings_of(clock_future_max_s=60)
     await stored(dsn, lenient)
     before = content(db)
@@ -264,7 +233,7 @@ async def test_rows_that_no_longer_decode_stay_unless_asked(
     result = await replayed(dsn, strict, apply=True, delete=True)
     assert sum(day.deleted for day in result.applied) == 2
     fresh_dsn, fresh = other_db
-    await put(make, fresh_dsn, sent)
+    await put(fresh_dsn, sent)
     await stored(fresh_dsn, strict)
     assert ledger(db) == ledger(fresh)
     assert content(db) == content(fresh)
@@ -287,7 +256,7 @@ async def test_rows_under_a_wrong_time_move(
         out.time_s[:] -= 3600
 
     monkeypatch.setattr(batching, "decode_frames", an_hour_behind)
-    await put(make, dsn, frames)
+    await put(dsn, frames)
     await stored(dsn, settings_of())
     monkeypatch.setattr(batching, "decode_frames", right)
     before = content(db)
@@ -299,7 +268,7 @@ async def test_rows_under_a_wrong_time_move(
 
     await replayed(dsn, apply=True, delete=True)
     fresh_dsn, fresh = other_db
-    await put(make, fresh_dsn, frames)
+    await put(fresh_dsn, frames)
     await stored(fresh_dsn, settings_of())
     assert content(db)["telemetry"] == content(fresh)["telemetry"]
     assert content(db)["vehicle_state"] == content(fresh)["vehicle_state"]
@@ -310,7 +279,7 @@ async def test_what_arrives_during_the_rewrite_is_neither_lost_nor_doubled(
     make: SimpleNamespace, dsn: str, db: psycopg.Connection[Any], frames: list[Any], wrong_scale: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch, other_db: tuple[str, psycopg.Connection[Any]],
 ) -> None:  # fmt: skip
-    await put(make, dsn, frames)
+    await put(dsn, frames)
     await stored(dsn, settings_of())
     wrong_scale()
     late = [  # contradictions of stored reports (some of which win), a resend, and something new for each day
@@ -319,7 +288,7 @@ async def test_what_arrives_during_the_rewrite_is_neither_lost_nor_doubled(
         frames[0],
         *(make.Sent(make.report(VIN, T0 - back + 20, kind=3), T0 + 100) for back in (0, DAY, 2 * DAY)),
     ]  # fmt: skip
-    await put(make, dsn, late)
+    await put(dsn, late)
     compare = ReplayStore.compare
 
     def compare_then_more(self: ReplayStore, since: datetime, until: datetime) -> Any:
@@ -334,7 +303,7 @@ async def test_what_arrives_during_the_rewrite_is_neither_lost_nor_doubled(
     monkeypatch.undo()
 
     fresh_dsn, fresh = other_db
-    await put(make, fresh_dsn, [*frames, *late])
+    await put(fresh_dsn, [*frames, *late])
     await stored(fresh_dsn, settings_of())
     assert content(db) == content(fresh)
     assert ledger(db) == ledger(fresh)
@@ -344,10 +313,10 @@ async def test_the_pipeline_waits_at_the_fence_of_a_day_with_new_rows(
     make: SimpleNamespace, dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same report comes by the replay and, at the same moment, by the pipeline: one row, one duplicate."""
-    await put(make, dsn, [make.Sent(make.report(VIN, T0), T0 + 1), make.Sent(make.report(VIN, T0 + 5000), T0 + 2)])
+    await put(dsn, [make.Sent(make.report(VIN, T0), T0 + 1), make.Sent(make.report(VIN, T0 + 5000), T0 + 2)])
     await stored(dsn, settings_of())
     lenient = settings_of(clock_future_max_s=10_000)
-    await put(make, dsn, [make.Sent(make.report(VIN, T0 + 5000), T0 + 3)])
+    await put(dsn, [make.Sent(make.report(VIN, T0 + 5000), T0 + 3)])
     running: list[threading.Thread] = []
     applying = ReplayStore._apply
 
@@ -376,7 +345,7 @@ async def test_killed_in_the_middle_leaves_whole_days(
     make: SimpleNamespace, dsn: str, db: psycopg.Connection[Any], frames: list[Any], wrong_scale: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch, at: int,
 ) -> None:  # fmt: skip
-    await put(make, dsn, frames)
+    await put(dsn, frames)
     await stored(dsn, settings_of())
     wrong_scale()
     applying = ReplayStore._apply
@@ -412,7 +381,7 @@ async def test_only_one_replay_applies(dsn: str, db: psycopg.Connection[Any]) ->
 async def test_after_a_requeue_there_is_nothing_to_replay(
     make: SimpleNamespace, dsn: str, db: psycopg.Connection[Any]
 ) -> None:
-    await put(make, dsn, [make.Sent(make.report(VIN, T0 + 5000), T0 + 1)])
+    await put(dsn, [make.Sent(make.report(VIN, T0 + 5000), T0 + 1)])
     await stored(dsn, settings_of())
     lenient = settings_of(clock_future_max_s=10_000)
     journal = PostgresJournal(dsn, 4)
