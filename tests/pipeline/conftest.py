@@ -110,7 +110,8 @@ def vehicle_block(speed: int = 653, soc: int = 80, charge_state: int = 3, curren
     """2016 table 9: started, electric, odometer 12345.6 km, 385.4 V, DC-DC working, gear D with driving force."""
     return (
         bytes([0x01, 1, charge_state, 1]) + speed.to_bytes(2, "big") + (123456).to_bytes(4, "big")
-        + (3854).to_bytes(2, "big") + current.to_bytes(2, "big") + bytes([soc, 1, 0x2E]) + (5000).to_bytes(2, "big") + bytes([30, 0])
+        + (3854).to_bytes(2, "big") + current.to_bytes(2, "big") + bytes([soc, 1, 0x2E])
+        + (5000).to_bytes(2, "big") + bytes([30, 0])
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas import jit
 from schemas.batch import CELLS, REST, VAR_COLUMNS, Batch, Frames
 from schemas.signals import INDEX, SIGNAL_COUNT, SIGNALS, State
 from services.pipeline import rows
@@ -135,6 +136,7 @@ def test_a_buffer_grows_and_is_used_again(make_batch: MakeBatch) -> None:
         assert len(decode_copy(copy)) == n
 
 
+@pytest.mark.skipif(jit.MODE == "reference", reason="nothing is compiled")
 def test_one_signature_per_kernel(make_batch: MakeBatch) -> None:
     rows.warm()
     frames, batch = make_batch(5, 1)

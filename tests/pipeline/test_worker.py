@@ -16,10 +16,12 @@ from prometheus_client import REGISTRY
 from schemas.batch import Codec, Committed, RowBatch
 from schemas.keys import partition_of_vin
 from schemas.reasons import CODE
+from schemas.seams import StoredRecord
 from schemas.signals import INDEX, SIGNALS, State
 from services.errors import JournalUnavailable, PositionsMoved, StoreUnavailable
 from services.journal.memory import MemoryJournal
 from services.pipeline import worker
+from services.pipeline.batching import bounded
 from services.pipeline.worker import Pipeline
 from services.settings import Settings
 from services.store.memory import MemorySink
@@ -573,3 +575,22 @@ async def test_a_flood_of_refused_frames_goes_through_in_bounded_batches(make: S
     sink = await drained(journal, MemorySink(PARTITIONS), batch_frames_max=1000)
     assert ledger(sink)["rejected"] == 10_000
     assert len(sink.commits) == 10
+
+
+def test_a_batch_is_bounded_by_what_it_unpacks_to(make: SimpleNamespace) -> None:
+    small = make.record([make.Sent(make.report(VIN, T0), T0)])
+    large = make.record([make.Sent(bytes(1000), T0, CODE["garbage"])] * 100)
+    assert len(large) < 2000, "it shrinks to next to nothing"
+    records = [StoredRecord(0, i, body) for i, body in enumerate([large, small, small, large, b"damaged", small])]
+
+    def sizes(frames_max: int, bytes_max: int) -> list[int]:
+        found, rest = [], records
+        while rest:
+            taken, rest = bounded(rest, frames_max, bytes_max)
+            found.append(len(taken))
+        return found
+
+    assert sizes(1000, 10**6) == [6]
+    assert sizes(102, 10**6) == [3, 3]
+    assert sizes(1, 10**6) == [1, 1, 1, 1, 2], "a damaged record has no frames"
+    assert sizes(1000, 1000) == [1, 2, 1, 2]
