@@ -17,7 +17,6 @@ and 10128), so the parent process calls :func:`warm` before it starts workers.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -29,7 +28,7 @@ from schemas import kernel_cache
 F = TypeVar("F", bound=Callable[..., Any])
 
 MODES = ("compiled", "bounds", "reference")
-MODE = os.environ.get("NEVSTREAM_KERNELS", "compiled")
+MODE = kernel_cache.mode()
 if MODE not in MODES:
     raise RuntimeError(
         f"NEVSTREAM_KERNELS={MODE!r} is not a kernel mode: set it to one of {', '.join(MODES)}, or unset it"

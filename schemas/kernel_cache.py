@@ -25,6 +25,11 @@ _DEFINES_KERNELS: Final = re.compile(r"^@(?:kernel|compiled)\b", re.MULTILINE)
 _IMPORTS: Final = re.compile(r"^from ((?:schemas|services)[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 
 
+def mode() -> str:
+    """The kernel mode that ``schemas.jit`` runs in, without importing numba for it."""
+    return os.environ.get("NEVSTREAM_KERNELS", "compiled")
+
+
 def parent_dir() -> Path:
     given = os.environ.get("NEVSTREAM_KERNEL_CACHE")
     if given:

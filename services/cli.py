@@ -107,12 +107,11 @@ def _memory_mb(pids: dict[str, int], roles: tuple[str, ...]) -> float:
 
 def _run_system(settings: Settings, seconds: float | None, fleet: Any = None) -> None:
     """Start everything, show rates until told to stop, stop everything."""
-    from services.topology import GROUPS, System
+    from services.topology import System
 
     stop = _stop_event()
     out.print("[bold]nevstream[/bold] starting")
-    groups = GROUPS if fleet is None else (*GROUPS, "fleetsim")
-    system = System(settings, on_event=_narrate, cancel=stop, groups=groups)
+    system = System(settings, on_event=_narrate, cancel=stop)
     try:
         system.start()
         took = f"ready in {system.start_seconds:.1f} s"
@@ -120,8 +119,8 @@ def _run_system(settings: Settings, seconds: float | None, fleet: Any = None) ->
             took += f" (compiling took {system.compile_seconds:.1f} s of it, this once)"
         out.print(f"  [green]{took}[/green]", highlight=False)
         _announce(system)
-        if fleet is not None:
-            fleet.start(system)
+        if fleet is not None and not fleet.start(system):
+            out.print("  the simulated fleet compiles its own kernels (first run only) and then connects")
         out.print("  Ctrl-C stops everything")
         from services.watch import watch
 
@@ -417,6 +416,7 @@ def simulate(
     """
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
+    from schemas import kernel_cache
     from services.fleetsim.command import simulate as run
 
     with Progress(
@@ -425,6 +425,8 @@ def simulate(
         task = bar.add_task("preparing vehicles")
 
         def show(now: Any) -> None:
+            if now["connected"]:
+                kernel_cache.mark_warm(kernel_cache.mode(), "fleetsim")
             p99 = now["ack_p99_ms"]
             bar.update(
                 task,

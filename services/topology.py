@@ -63,7 +63,7 @@ def plain(value: Any) -> Any:
 
 
 class System:
-    """Everything on one machine, as processes.  ``groups`` of kernels are compiled before they start.
+    """Everything on one machine, as processes.
 
     ``on_event(name, facts)`` hears of: ``compiling`` (step, seconds), ``database``, ``migrated``,
     ``started`` (child), ``exited``, ``ready``.  Use as a context manager, or ``start`` and ``stop``.
@@ -77,7 +77,6 @@ class System:
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
         cancel: threading.Event | None = None,
-        groups: Sequence[str] = GROUPS,
     ) -> None:
         if settings.journal.kind is JournalKind.MEMORY:
             raise UsageError(
@@ -91,7 +90,6 @@ class System:
         self._on_event = on_event or (lambda name, facts: None)
         self._ready_timeout_s = ready_timeout_s
         self._cancel = cancel
-        self._groups = groups
         self._held: list[socket.socket] = []
         self._server: Any = None
         self._supervisor: Supervisor | None = None
@@ -182,7 +180,7 @@ class System:
 
     def _prepare(self) -> None:
         """In the supervisor's thread: compile kernels (a process of its own), meanwhile start the database."""
-        warming = _Warming(self._groups, self._on_event)
+        warming = _Warming(GROUPS, self._on_event)
         try:
             self._start_database()
             from services.store.migrations import migrate
@@ -253,7 +251,7 @@ class _Warming:
     def __init__(self, groups: Sequence[str], on_event: Callable[[str, dict[str, Any]], None]) -> None:
         self._on_event = on_event
         self._begun = time.monotonic()
-        self._groups = [group for group in groups if not kernel_cache.is_warm(kernel_mode(), group)]
+        self._groups = [group for group in groups if not kernel_cache.is_warm(kernel_cache.mode(), group)]
         self._common = self._start("common") if self._groups else None
 
     def _start(self, group: str) -> subprocess.Popen[bytes]:
@@ -281,11 +279,6 @@ class _Warming:
         for process in [self._start(group) for group in self._groups]:
             self._end(process)
         return time.monotonic() - self._begun
-
-
-def kernel_mode() -> str:
-    """The mode of ``schemas.jit``, without importing numba for it."""
-    return os.environ.get("NEVSTREAM_KERNELS", "compiled")
 
 
 def _load(steps: list[tuple[str, Callable[[], None]]]) -> None:

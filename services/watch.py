@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from schemas import kernel_cache
 from services.errors import NevstreamError
 from services.metrics import totals
 
@@ -41,12 +42,13 @@ class FleetProcess:
         self._vehicles, self._period_s = vehicles, period_s
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, system: System) -> None:
-        """Point the fleet at the running system's doors."""
-        argv = [sys.executable, "-m", "services.cli", "simulate", "--quiet", "--faults", "none"]
+    def start(self, system: System) -> bool:
+        """Point the fleet at the running system's doors; False when it has kernels to compile before it connects."""
+        argv = [sys.executable, "-m", "services.cli", "simulate", "--quiet", "--faults", "demo"]
         argv += ["--vehicles", str(self._vehicles), "--period", str(self._period_s)]
         argv += ["--mqtt-port", str(system.addresses["mqtt"][1]), "--gbt-port", str(system.addresses["gbt32960"][1])]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+        return kernel_cache.is_warm(kernel_cache.mode(), "fleetsim")
 
     def check(self) -> None:
         """Raise when the fleet has ended by itself."""
