@@ -259,6 +259,12 @@ class Queries(Protocol):
         """One refused frame with its bytes, what was done about it, and the ``outcome`` of a requeue."""
         ...
 
+    async def dead_letter_page(
+        self, wanted: LetterFilter, *, after: tuple[datetime, int, int, int] | None, limit: int
+    ) -> Table:
+        """As :meth:`dead_letters`, by a filter."""
+        ...
+
     async def dead_letter_frames(
         self, wanted: LetterFilter, *, after: tuple[datetime, int, int, int] | None, limit: int
     ) -> Table:

@@ -121,20 +121,14 @@ async def list_dead_letters(
     vin: VinQuery = None,
     since: SinceQuery = None,
     until: UntilQuery = None,
+    state: StateQuery = None,
     limit: LimitQuery = None,
     cursor: CursorQuery = None,
 ) -> Json:
     """Nothing is dropped silently: every frame that is not a row is here, with the reason."""
-    wanted = _filter(ctx, reason, vin, since, until)
+    wanted = _filter(ctx, reason, vin, since, until, state)
     most = limit_given(limit, ctx)
-    table = await ctx.queries.dead_letters(
-        reason=wanted.reason,
-        vin=wanted.vin,
-        since=wanted.since,
-        until=wanted.until,
-        after=record_cursor(cursor),
-        limit=most + 1,
-    )
+    table = await ctx.queries.dead_letter_page(wanted, after=record_cursor(cursor), limit=most + 1)
     rows, following = _page(table.dicts(), most)
     page = [letter(row, ctx) for row in rows]
     return Json(

@@ -133,6 +133,26 @@ async def test_nothing_is_marked_when_the_journal_is_away(
     assert len((await letters.requeue([key], by="a")).frames) == 1
 
 
+async def test_a_lost_mark_is_a_resend(
+    db: psycopg.Connection[Any], letters: Letters, journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = letter(db, 7)
+    append = journal.append
+
+    async def durable_and_then_the_line_is_cut(given: Any) -> list[int]:
+        await append(given)
+        raise JournalUnavailable("no answer")
+
+    monkeypatch.setattr(journal, "append", durable_and_then_the_line_is_cut)
+    with pytest.raises(JournalUnavailable):
+        await letters.requeue([key], by="a")
+    assert states(db) == [(7, None, None)]
+    monkeypatch.undo()
+    await letters.requeue([key], by="a")
+    first, second = await records(journal)
+    assert first.body == second.body, "the pipeline sees the same report twice"
+
+
 async def test_what_cannot_go_back_says_why(
     db: psycopg.Connection[Any], dsn: str, letters: Letters, journal: MemoryJournal
 ) -> None:

@@ -160,6 +160,8 @@ async def test_many_are_put_back(desk: httpx.AsyncClient) -> None:
     problem(await desk.post("/v1/dead-letters/requeue", json={"raeson": "bad_bcc"}), 422)
     counts = (await desk.get("/v1/dead-letters/counts?state=settled")).json()
     assert [one["letters"] for one in counts["groups"]] == [4, 3]
+    assert (await desk.get("/v1/dead-letters?state=settled")).json()["count"] == 7
+    assert (await desk.get("/v1/dead-letters?state=open")).json()["count"] == 0
 
 
 async def test_the_journal_is_away(desk: httpx.AsyncClient, journal: MemoryJournal) -> None:
