@@ -54,6 +54,15 @@ READING_PAUSED = Gauge(
     "Gateway processes that have stopped reading sockets because the journal is away or slow.",
     multiprocess_mode="livesum",
 )
+LINK_EVENTS = Counter(
+    "nevstream_gateway_link_events_total",
+    "Events of connections that were told (connected, refused, replaced, closed, will, error, activation).",
+    ["event"],
+)
+LINK_EVENTS_DROPPED = Counter(
+    "nevstream_gateway_link_events_dropped_total",
+    "Events of connections beyond gateway.link_events_per_s_max: counted, not kept. Rising: what connects so often?",
+)
 # -- journal ---------------------------------------------------------------------------------------
 APPEND_SECONDS = Histogram(
     "nevstream_journal_append_seconds",

@@ -166,6 +166,12 @@ class Gateway(Section):
         Registry.OPEN, description="open: any well-formed VIN may send. allowlist: only vehicles in the registry."
     )
     registry_refresh_s: float = Field(5.0, gt=0, description="How often the allowlist is read again.")
+    link_events_per_s_max: int = Field(
+        200,
+        ge=0,
+        description="Events of connections (connected, refused, replaced, closed, errors) kept per second and process; "
+        "the rest is counted in a metric. 0: none.",
+    )
     mqtt: MqttDoor = Field(default_factory=lambda: MqttDoor(), description="")
     gbt32960: GbtDoor = Field(default_factory=lambda: GbtDoor(), description="")
     limits: Limits = Field(default_factory=lambda: Limits(), description="")
@@ -214,6 +220,11 @@ class DeadLetters(Section):
     prune_every_s: float = Field(600.0, gt=0, description="How often the first pipeline process looks for them.")
 
 
+class LinkEvents(Section):
+    age_max_days: int = Field(90, ge=1, description="Events of connections that are older are dropped.")
+    prune_every_s: float = Field(600.0, gt=0, description="How often the first pipeline process looks for them.")
+
+
 class Settings(Section):
     """All sections.  ``Settings.read()`` is the way in for people, ``Settings.model_validate`` for programs."""
 
@@ -227,6 +238,9 @@ class Settings(Section):
     pipeline: Pipeline = Field(default_factory=lambda: Pipeline(), description="Journal to rows.")
     dead_letters: DeadLetters = Field(
         default_factory=lambda: DeadLetters(), description="Frames that could not become rows: how many are kept."
+    )
+    link_events: LinkEvents = Field(
+        default_factory=lambda: LinkEvents(), description="What happened to connections: how long it is kept."
     )
     web: Web = Field(default_factory=lambda: Web(), description="HTTP API.")
 

@@ -96,7 +96,7 @@ class Committer:
                 group, self.filling = self.filling, self._spare
                 after, self._after = self._after, []
                 self._writing_bytes = group.held_bytes
-                if group.n:
+                if group.n or group.events:
                     if group.data_bytes >= _THREAD_FROM_BYTES:
                         records = await asyncio.to_thread(group.records, self._partitions)
                     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from schemas.batch import I64
 from schemas.gbt32960.frame import AT_VIN, FRAME_BYTES_MIN
 from schemas.keys import partition_of
+from schemas.link_events import Event
+from schemas.reasons import reason_name
 from services import metrics
 from services.gateway.admission import Admission, Verdict
 from services.gateway.columns import (
@@ -25,6 +28,7 @@ from services.gateway.columns import (
     FRAME_COLUMNS,
 )
 from services.gateway.connections import Connections, State
+from services.gateway.events import Events
 from services.gateway.intake import Intake
 from services.gateway.link import Link
 from services.settings import Settings
@@ -41,16 +45,19 @@ class BaseDoor:
     name: str
     number: int
 
-    def __init__(self, settings: Settings, intake: Intake, admission: Admission) -> None:
+    def __init__(self, settings: Settings, intake: Intake, admission: Admission, events: Events) -> None:
         self.settings = settings
         self.limits = settings.gateway.limits
         self.intake = intake
         self.admission = admission
+        self.events = events
         self.rows: Connections = intake.connections
         self.segments: list[int] = []
         self.fresh_bytes = 0
         self.by_vin: dict[str, Link] = {}
         self.counts: I64 = np.zeros(3, np.int64)
+        # told of what may answer a command that went down; says whether it does (``downlink.py``)
+        self.answered: Callable[[Link, bytes], bool] = lambda link, frame: False
         self._open = metrics.CONNECTIONS.labels(self.name)
         self._one: I64 = np.zeros((1, FRAME_COLUMNS), np.int64)
 
@@ -61,7 +68,7 @@ class BaseDoor:
     def opened(self, link: Link) -> None:
         slot = self.rows.open(link, asyncio.get_running_loop().time(), self.limits.first_packet_timeout_s)
         if slot is None:
-            self.refused("limit")
+            self.turn_away(link, "limit")
             link.abort()
             return
         link.slot = slot
@@ -73,6 +80,7 @@ class BaseDoor:
             self.intake.tick()
         if not link.ended_by_us and self.rows.state[link.slot] != State.CLOSING:
             self.left_over(link)
+        self.gone(link, "peer")
         self.intake.forget(link)
         self.unbind(link)
         self.rows.close(link.slot)
@@ -88,6 +96,7 @@ class BaseDoor:
             self.intake.tick()
         if self.rows.state[link.slot] != State.CLOSING:
             self.left_over(link)
+            self.gone(link, "peer")
             self.shut(link)
         self.intake.committer.after_commit(link.close)
 
@@ -100,8 +109,10 @@ class BaseDoor:
         self.rows.last_seen_s[link.slot] = self.intake.now_s
         self.rows.timeout_s[link.slot] = _LINGER_S
 
-    def end(self, link: Link) -> None:
-        """Close a connection from our side; bytes already written still leave."""
+    def end(self, link: Link, cause: str = "", detail: str = "") -> None:
+        """Close a connection from our side; bytes already written still leave.  ``cause`` "": it has been told."""
+        if cause:
+            self.gone(link, cause, detail)
         if link.slot >= 0:
             self.shut(link)
         link.close()
@@ -109,19 +120,50 @@ class BaseDoor:
     def refused(self, cause: str) -> None:
         metrics.CONNECTIONS_REFUSED.labels(self.name, cause).inc()
 
+    # -- what is told of it ------------------------------------------------------------------------
+    def turn_away(self, link: Link, cause: str, vin: str = "", detail: str = "") -> None:
+        """A connection, or a login on it, is refused."""
+        self.refused(cause)
+        self.events.tell(Event.REFUSED, self.number, cause, link=link, vin=vin, detail=detail)
+
+    def gone(self, link: Link, cause: str, detail: str = "") -> bool:
+        """A connection that had spoken for somebody ends.  Told once; returns whether it was now."""
+        if link.ending_told or not link.known_as:
+            return False
+        link.ending_told = True
+        self.events.settle_errors(self.number, link)
+        if cause == "peer" and self.rows.state[link.slot] == State.NEW:
+            cause = "logout"
+        self.events.tell(Event.CLOSED, self.number, cause, link=link, detail=detail)
+        return True
+
+    def erred(self, link: Link, reason: int, ack: int) -> None:
+        """A frame was refused, and answered with ``ack`` where that is not 0."""
+        self.events.erred(self.number, link, reason_name(reason), f"answered with 0x{ack:02x}" if ack else "")
+
     # -- vehicles ----------------------------------------------------------------------------------
-    def bind(self, link: Link, state: State, identification: bytes, timeout_s: float) -> None:
-        """``link`` speaks for ``identification`` (17 bytes) from now on; an older connection of the same is closed."""
-        self.unbind(link)
+    def bind(self, link: Link, state: State, identification: bytes, timeout_s: float, how: str) -> None:
+        """``link`` speaks for ``identification`` (17 bytes) from now on; an older connection of the same is closed.
+
+        ``how`` is told: protocol, version or edition.
+        """
         vin = identification.rstrip(b"\0").decode("ascii")
+        again = link.vin == vin
+        self.unbind(link)
         older = self.by_vin.get(vin)
         self.by_vin[vin] = link
-        link.vin = vin
+        link.vin = link.known_as = vin
         self.rows.bind(link.slot, state, identification)
         self.alive(link, timeout_s)
         if older is not None:
             self.refused("taken_over")
+            self.events.settle_errors(self.number, older)
+            self.events.tell(Event.REPLACED, self.number, "taken_over", link=older, by_peer=link.peer)
+            older.ending_told = True
             self.replaced(older)
+        if not again:
+            link.ending_told = False
+            self.events.tell(Event.CONNECTED, self.number, link=link, detail=how)
 
     def unbind(self, link: Link) -> None:
         if link.vin and self.by_vin.get(link.vin) is link:
@@ -140,21 +182,37 @@ class BaseDoor:
 
     def overdue(self, link: Link) -> None:
         """Silent for too long."""
-        self.refused("timeout")
+        self.silent(link)
         self.end(link)
+
+    def silent(self, link: Link) -> None:
+        """Tell that ``link`` is ended for its silence."""
+        if self.rows.state[link.slot] == State.NEW and not link.known_as:
+            self.events.tell(Event.REFUSED, self.number, "no_login", link=link)
+        self.refused("timeout")
+        self.gone(link, "timeout")
 
     def unregistered(self) -> None:
         """The registry has changed: vehicles that are no longer in it go."""
         for vin, link in list(self.by_vin.items()):
             if self.admission.verdict(vin) is Verdict.UNKNOWN_VIN:
                 self.refused("unknown_vin")
-                self.end(link)
+                self.end(link, "unknown_vin")
 
     # -- one frame at a time -----------------------------------------------------------------------
-    def take(self, link: Link, frame: Any, reason: int = 0, detail: int = 0, ack: int = 0, kept: Any = None) -> None:
+    def take(
+        self,
+        link: Link,
+        frame: Any,
+        reason: int = 0,
+        detail: int = 0,
+        ack: int = 0,
+        kept: Any = None,
+        told: bool = True,
+    ) -> None:
         """Journal one frame (a u8 array) that Python looked at, answered with ``ack`` once durable (0: not).
 
-        ``kept`` is journaled in its place when given, of the same length.
+        ``kept`` is journaled in its place when given, of the same length.  ``told``: a refusal is an event.
         """
         group = self.intake.committer.filling
         row = self._one[0]
@@ -168,6 +226,8 @@ class BaseDoor:
             partition_of(frame, AT_VIN, self.rows.partitions) if named else self.rows.partition[link.slot]
         )
         row[F_SOURCE] = self.intake.source_of(link) if reason else 0
+        if reason and told:
+            self.erred(link, reason, ack)
         row[F_ACK] = ack
         group.absorb(
             frame if kept is None else kept, self._one, 1, self.number, self.intake.received_us, self.intake.now_s

@@ -15,10 +15,23 @@ import numpy as np
 
 from schemas.batch import I64, U8, VIN_BYTES
 from schemas.batch import Door as DoorNumber
-from schemas.gbt32960.commands import Ack, Command, Encryption
-from schemas.gbt32960.frame import AT_COMMAND, AT_ENCRYPTION, AT_LENGTH, AT_UNIT, AT_VIN, bcc, vin_ok
+from schemas.gbt32960.commands import EDITION_OF_MARK, Ack, Command, Encryption
+from schemas.gbt32960.frame import (
+    AT_ACK,
+    AT_COMMAND,
+    AT_ENCRYPTION,
+    AT_LENGTH,
+    AT_UNIT,
+    AT_VIN,
+    bcc,
+    build_frame,
+    vin_ok,
+)
+from schemas.gbt32960.reference import decode_frame
 from schemas.gbt32960.replies import reply, time_sync_reply
+from schemas.link_events import Event
 from schemas.reasons import CODE as REASON
+from schemas.reasons import reason_name
 from services.gateway.admission import Admission, Verdict
 from services.gateway.columns import (
     F_ACK,
@@ -31,11 +44,12 @@ from services.gateway.columns import (
 )
 from services.gateway.connections import State
 from services.gateway.door import BaseDoor
-from services.gateway.gbt_rules import ASK, BIND, actions, error_flags, success_flags
+from services.gateway.events import Events
+from services.gateway.gbt_rules import ANSWER, ASK, BIND, LOOK, NEXT, actions, error_flags, success_flags
 from services.gateway.intake import Intake
 from services.gateway.link import Link
 from services.gateway.scan_gbt import gbt_scan
-from services.settings import AckPolicy, Login, Settings
+from services.settings import AckPolicy, Activation, Login, SameVin, Settings
 
 log = logging.getLogger("nevstream.gateway")
 
@@ -44,6 +58,9 @@ _DOLLAR: Final = 0x24
 # Shortest data units of a login in the clear (tables 6, 21/29; 2025: no battery management system at all).
 _LOGIN_UNIT_MIN: Final = {0x23: 30, 0x24: 29}
 _PLATFORM_LOGIN_UNIT: Final = 41
+# Status and information of an activation's result (2025, table B.4).
+_ACTIVATED: Final = bytes((1, 0))
+_NOT_ACTIVATED: Final = bytes((2, 2))
 _USER: Final = slice(AT_UNIT + 8, AT_UNIT + 20)
 _PASSWORD: Final = slice(AT_UNIT + 20, AT_UNIT + 40)
 
@@ -52,9 +69,9 @@ class GbtDoor(BaseDoor):
     name = "gbt32960"
     number = int(DoorNumber.GBT_TCP)
 
-    def __init__(self, settings: Settings, intake: Intake, admission: Admission) -> None:
-        super().__init__(settings, intake, admission)
-        gbt = settings.gateway.gbt32960
+    def __init__(self, settings: Settings, intake: Intake, admission: Admission, events: Events) -> None:
+        super().__init__(settings, intake, admission, events)
+        gbt = self.gbt = settings.gateway.gbt32960
         self._rules: U8 = actions(gbt.login is Login.REQUIRED)
         self._success: U8 = success_flags(gbt.ack is AckPolicy.AFTER_DURABLE)
         self._errors: U8 = error_flags()
@@ -118,6 +135,10 @@ class GbtDoor(BaseDoor):
                 link.write_soon(reply(request, Ack.SUCCESS))
         elif kind == BIND:
             self._bind_without_login(link, segment, frame)
+        elif kind == LOOK:
+            self._activate(link, frame)
+        elif kind == ANSWER:
+            self._answered(link, frame)
         elif code == Command.LOGIN:
             self._login(link, frame)
         elif code == Command.PLATFORM_LOGIN:
@@ -133,20 +154,26 @@ class GbtDoor(BaseDoor):
         in_clear = frame[AT_ENCRYPTION] == Encryption.NONE
         if not reason and in_clear and len(frame) < AT_UNIT + _LOGIN_UNIT_MIN[int(frame[0])] + 1:
             reason, detail = REASON["structure"], AT_LENGTH
+        older = self.by_vin.get(identification.rstrip(b"\0").decode("ascii", "replace"))
+        if not reason and self.gbt.same_vin is SameVin.REFUSE and older not in (None, link):
+            reason, detail = REASON["vin_in_use"], AT_VIN
         if reason:
-            self._refuse(link, frame, reason, detail)
+            self._turn_away(link, frame, reason, detail)
             return
-        self.bind(link, State.VEHICLE, identification, self.limits.idle_timeout_s)
+        link.edition = EDITION_OF_MARK[int(frame[0])]
+        self.bind(link, NEXT[Command.LOGIN], identification, self.limits.idle_timeout_s, _how(frame))
         self.take(link, frame, ack=Ack.SUCCESS)
 
     def _bind_without_login(self, link: Link, segment: I64, frame: U8) -> None:
         """The login is optional and this report came without: the link is the VIN's from here on."""
         reason, detail = self._vin_refusal(frame)
         if reason:
-            self._refuse(link, frame, reason, detail)
+            self._turn_away(link, frame, reason, detail)
             segment[SEG_AT] += len(frame)
             return
-        self.bind(link, State.VEHICLE, frame[AT_VIN:AT_ENCRYPTION].tobytes(), self.limits.idle_timeout_s)
+        link.edition = EDITION_OF_MARK[int(frame[0])]
+        identification = frame[AT_VIN:AT_ENCRYPTION].tobytes()
+        self.bind(link, State.VEHICLE, identification, self.limits.idle_timeout_s, f"{_how(frame)}, no login")
 
     def _vin_refusal(self, frame: U8) -> tuple[int, int]:
         """(reason, detail) for a frame whose VIN may not speak here, (0, 0) when it may."""
@@ -175,11 +202,14 @@ class GbtDoor(BaseDoor):
                 reason, detail = REASON["bad_login"], AT_UNIT + 8
             kept = _masked(frame)
         if reason:
-            self._refuse(link, frame, reason, detail, kept)
+            self._turn_away(link, frame, reason, detail, kept)
             return
         self.unbind(link)
-        self.rows.state[link.slot] = State.PLATFORM
-        link.client = frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii")
+        self.rows.state[link.slot] = NEXT[Command.PLATFORM_LOGIN]
+        code = frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii")
+        if link.client != code:
+            link.client = link.known_as = code
+            self.events.tell(Event.CONNECTED, self.number, link=link, detail=f"{_how(frame)}, platform")
         self.alive(link, self.limits.idle_timeout_s)
         self.take(link, frame, ack=Ack.SUCCESS, kept=kept)
 
@@ -190,12 +220,57 @@ class GbtDoor(BaseDoor):
             return
         self.take(link, frame, ack=Ack.SUCCESS)
         self.unbind(link)
-        self.rows.state[link.slot] = State.NEW
+        self.rows.state[link.slot] = NEXT[Command(command)]
         self.alive(link, self.limits.idle_timeout_s)
 
-    def _refuse(self, link: Link, frame: U8, reason: int, detail: int, kept: Any = None) -> None:
+    def _activate(self, link: Link, frame: U8) -> None:
+        """Activation (2025, B.3.5): journaled, then answered by a command of its own, 0x0A (table B.4).
+
+        Its information byte knows no other refusal than "VIN duplicated".
+        """
+        tree = decode_frame(frame.tobytes())
+        body = tree["body"]
+        if body is None:
+            reason = "encrypted" if frame[AT_ENCRYPTION] != Encryption.NONE else "structure"
+            self._refuse(link, frame, REASON[reason], AT_ENCRYPTION if reason == "encrypted" else AT_UNIT)
+            return
+        vin = str(body["vin"])
+        older = self.by_vin.get(vin)
+        verdict = self.admission.verdict(vin)
+        cause = "activated"
+        if self.gbt.activation is Activation.REFUSE:
+            cause = "refused"
+        elif verdict is not Verdict.ADMITTED:
+            cause = "unknown_vin" if verdict is Verdict.UNKNOWN_VIN else "store_away"
+        elif self.gbt.same_vin is SameVin.REFUSE and older not in (None, link):
+            cause = "vin_in_use"
+        self.take(link, frame)
+        self.events.tell(Event.ACTIVATION, self.number, cause, link=link, vin=vin, detail=f"chip {body['chip_id']}")
+        if cause == "store_away":
+            return  # unanswered, the terminal asks again
+        result = _ACTIVATED if cause == "activated" else _NOT_ACTIVATED
+        identification = frame[AT_VIN:AT_ENCRYPTION].tobytes()
+        answer = build_frame(25, Command.ACTIVATION_RESULT, Ack.COMMAND, identification, Encryption.NONE, result)
+        self.intake.committer.filling.answer(link.slot, int(self.rows.serial[link.slot]), answer)
+
+    def _answered(self, link: Link, frame: U8) -> None:
+        """The answer to a command that was sent down.  One that nobody waits for is passed over, as any reply is."""
+        if frame[AT_VIN:AT_ENCRYPTION].tobytes() == self.rows.vin[link.slot].tobytes() and self.answered(
+            link, frame.tobytes()
+        ):
+            self.take(link, frame)
+        elif frame[AT_ACK] == Ack.COMMAND:
+            self._refuse(link, frame, REASON["unknown_command"], AT_COMMAND)
+
+    def _turn_away(self, link: Link, frame: U8, reason: int, detail: int, kept: Any = None) -> None:
+        """Refuse a login."""
+        vin = frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii", "backslashreplace")
+        self.turn_away(link, reason_name(reason), vin, _how(frame))
+        self._refuse(link, frame, reason, detail, kept, told=False)
+
+    def _refuse(self, link: Link, frame: U8, reason: int, detail: int, kept: Any = None, told: bool = True) -> None:
         ack = int(self._errors[reason, int(frame[0] == _DOLLAR)])
-        self.take(link, frame, reason, detail, ack, kept)
+        self.take(link, frame, reason, detail, ack, kept, told)
         # an attempt was made: the peer has until the idle timeout to make a better one
         if self.rows.state[link.slot] == State.NEW:
             self.alive(link, self.limits.idle_timeout_s)
@@ -209,7 +284,12 @@ class GbtDoor(BaseDoor):
             self.intake.committer.kick()
 
     def shut_down(self, link: Link) -> None:
-        self.end(link)
+        self.end(link, "shutdown")
+
+
+def _how(frame: U8) -> str:
+    """How a connection speaks, for its events."""
+    return f"GB/T 32960 edition {2000 + EDITION_OF_MARK[int(frame[0])]}"
 
 
 def _masked(frame: U8) -> U8:

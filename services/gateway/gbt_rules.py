@@ -23,8 +23,8 @@ TAKE: Final = 1  # journal it, answer once it is durable; never leaves the kerne
 ASK: Final = 2  # Python answers it at once; it changes nothing and is not journaled
 ASK_STOP: Final = 3  # Python handles it before another byte is read: it changes the connection's state
 BIND: Final = 4  # a report without a login, where that is allowed: Python binds the VIN, then it is read again
-LOOK: Final = 5  # Python takes it and gives the answer; what follows is not affected
-ANSWER: Final = 6  # a terminal's answer to a command that was sent down: Python matches the two
+LOOK: Final = 5  # Python takes it and gives the answer before another byte is read, so that frames keep their order
+ANSWER: Final = 6  # a terminal's answer to a command that was sent down: Python matches the two, in order as well
 REFUSE: Final = 32  # plus a reason code: a dead letter, answered with an error flag
 
 _NOT_LOGGED_IN: Final = REFUSE + REASON["not_logged_in"]
@@ -65,7 +65,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "parameter query, set, control",
         (Command.PARAM_QUERY, Command.PARAM_SET, Command.CONTROL),
-        _NOT_LOGGED_IN,
+        _UNKNOWN_COMMAND,
         ANSWER,
         _UNKNOWN_COMMAND,
     ),
@@ -176,8 +176,7 @@ def diagram() -> str:
 def table() -> str:
     """The rules as a Markdown table."""
     lines = [f"| command | {' | '.join(_STATE_TEXT.values())} |", "|---|---|---|---|"]
-    for rule in RULES:
-        lines.append(f"| {rule.name} | {' | '.join(_text(rule.action(state)) for state in _STATE_TEXT)} |")
+    lines += [f"| {rule.name} | {' | '.join(_text(rule.action(state)) for state in _STATE_TEXT)} |" for rule in RULES]
     unknown = _text(_UNKNOWN_COMMAND)
     lines.append(f"| anything else | {unknown} | {unknown} | {unknown} |")
     return "\n".join(lines) + "\n"

@@ -64,15 +64,17 @@ class Group:
         self.sources: list[dict[str, str]] = []
         self.refused = 0
         self.oldest_s: dict[int, float] = {}  # door → loop time of its oldest frame
+        self.events: list[tuple[int, int, int, bytes]] = []  # (partition, received_us, door, payload)
+        self.event_bytes = 0
 
     @property
     def held_bytes(self) -> int:
         """Bytes that memory holds for this group (frames and answers, not the spare room)."""
-        return self.data_bytes + self.answer_bytes
+        return self.data_bytes + self.answer_bytes + self.event_bytes
 
     @property
     def empty(self) -> bool:
-        return self.n == 0 and self.n_spans == 0
+        return self.n == 0 and self.n_spans == 0 and not self.events
 
     def absorb(self, arena: U8, frames: I64, n: int, door: int, received_us: int, now_s: float) -> None:
         """Take in the first ``n`` of ``frames`` (columns F_*), whose bytes lie in ``arena``."""
@@ -101,8 +103,39 @@ class Group:
             arena, frames, n, serial, self.answer_bytes, self.n_spans, self.answers, self.spans
         )
 
+    def answer(self, slot: int, serial: int, data: bytes) -> None:
+        """Bytes of our own for one connection."""
+        end = self.answer_bytes + len(data)
+        self.answers = _grown(self.answers, end)
+        self.spans = _grown(self.spans, self.n_spans + 1)
+        self.answers[self.answer_bytes : end] = np.frombuffer(data, np.uint8)
+        self.spans[self.n_spans] = (slot, serial, self.answer_bytes, end, 0)
+        self.answer_bytes = end
+        self.n_spans += 1
+
     def records(self, partitions: int) -> list[tuple[int, bytes]]:
-        """One journal record per partition that has frames."""
+        """One journal record per partition that has frames, and one per partition that has events."""
+        return [*self._frame_records(partitions), *self._event_records()]
+
+    def _event_records(self) -> list[tuple[int, bytes]]:
+        by_partition: dict[int, list[tuple[int, int, int, bytes]]] = {}
+        for event in self.events:
+            by_partition.setdefault(event[0], []).append(event)
+        return [
+            (
+                partition,
+                encode_record(
+                    b"".join(payload for *_, payload in events),
+                    np.array([len(payload) for *_, payload in events], np.uint32),
+                    np.array([received_us for _, received_us, _, _ in events], np.int64),
+                    np.array([door for _, _, door, _ in events], np.uint8),
+                    np.full(len(events), Codec.EVENT, np.uint8),
+                ),
+            )
+            for partition, events in by_partition.items()
+        ]
+
+    def _frame_records(self, partitions: int) -> list[tuple[int, bytes]]:
         n = self.n
         if n == 0:
             return []

@@ -16,6 +16,7 @@ import numpy as np
 from schemas.batch import I64, U8
 from services import metrics
 from services.gateway.columns import (
+    F_ACK,
     F_REASON,
     F_SLOT,
     F_SOURCE,
@@ -52,7 +53,8 @@ class Door(Protocol):
     def opened(self, link: Link) -> None: ...
     def ended(self, link: Link) -> None: ...
     def closed(self, link: Link) -> None: ...
-    def end(self, link: Link) -> None: ...
+    def end(self, link: Link, cause: str = "") -> None: ...
+    def erred(self, link: Link, reason: int, ack: int) -> None: ...
     def overdue(self, link: Link) -> None: ...
     def shut_down(self, link: Link) -> None: ...
     def scan(self, arena: U8, segments: I64) -> tuple[int, int]:
@@ -205,7 +207,7 @@ class Intake:
             # Too many half packets: the one that would go beyond the bound pays for it.
             metrics.CONNECTIONS_REFUSED.labels(link.door.name, "memory").inc()
             log.warning("%s: %d bytes of incomplete packets are held, closing %s", link.door.name, end - at, link.peer)
-            link.door.end(link)
+            link.door.end(link, "memory")
             return
         link.carry = bytes(self.view[at:end])
         self._carry_bytes += end - at
@@ -223,6 +225,7 @@ class Intake:
                 link = self.connections.links[int(self.frames[row, F_SLOT])]
                 assert link is not None
                 self.frames[row, F_SOURCE] = self.source_of(link)
+                link.door.erred(link, int(self.frames[row, F_REASON]), int(self.frames[row, F_ACK]))
 
     def source_of(self, link: Link) -> int:
         """Number of ``link`` among the sources of the filling group."""

@@ -35,6 +35,10 @@ class Link(asyncio.BufferedProtocol):
         self.intake: Intake = door.intake
         self.slot = -1
         self.vin = ""  # the vehicle or platform it speaks for, once proven
+        self.known_as = ""  # the last one it spoke for, for events told after a logout
+        self.edition = 0  # GB/T: that of its login
+        self.errors: tuple[str, float, int] = ("", 0.0, 0)  # reason of its last refused frame, since when, how many
+        self.ending_told = False
         self.client = ""  # MQTT client id
         self.peer = ""
         self.carry = b""  # an incomplete packet

@@ -15,6 +15,7 @@ import numpy as np
 
 from schemas.batch import I64, U8
 from schemas.batch import Door as DoorNumber
+from schemas.link_events import Event
 from schemas.mqtt.packets import (
     PINGRESP,
     Connect,
@@ -35,6 +36,7 @@ from services.gateway.admission import Admission, Verdict, is_vin
 from services.gateway.columns import ACK_COLUMNS
 from services.gateway.connections import State
 from services.gateway.door import BaseDoor
+from services.gateway.events import Events
 from services.gateway.intake import Intake
 from services.gateway.link import WAITING, Link
 from services.gateway.scan_mqtt import FOREIGN_TOPIC, VIOLATION, mqtt_scan
@@ -81,8 +83,8 @@ class MqttDoor(BaseDoor):
     name = "mqtt"
     number = int(DoorNumber.MQTT)
 
-    def __init__(self, settings: Settings, intake: Intake, admission: Admission) -> None:
-        super().__init__(settings, intake, admission)
+    def __init__(self, settings: Settings, intake: Intake, admission: Admission, events: Events) -> None:
+        super().__init__(settings, intake, admission, events)
         self.mqtt = settings.gateway.mqtt
         self._limits: I64 = np.array(
             [self.limits.packet_bytes_max, self.limits.frame_bytes_max, self.mqtt.receive_maximum], np.int64
@@ -130,7 +132,7 @@ class MqttDoor(BaseDoor):
             return
         if kind == FOREIGN_TOPIC:
             self.refused("foreign_topic")
-            self._disconnect(link, Code.NOT_AUTHORIZED, "a vehicle publishes under its own VIN only")
+            self._disconnect(link, Code.NOT_AUTHORIZED, "a vehicle publishes under its own VIN only", "foreign_topic")
             return
         body = bytes(self.intake.view[start : start + length])
         try:
@@ -181,7 +183,7 @@ class MqttDoor(BaseDoor):
                 return
         verdict = self.admission.verdict(vin)
         if verdict is not Verdict.ADMITTED:
-            self._refuse(link, connect.version, *_REFUSAL[verdict])
+            self._refuse(link, connect.version, *_REFUSAL[verdict], vin=vin)
         elif self.mqtt.auth is MqttAuth.PASSWORD:
             self.rows.state[link.slot] = State.WAITING
             self.rows.timeout_s[link.slot] = np.inf
@@ -201,7 +203,7 @@ class MqttDoor(BaseDoor):
             link.resume(WAITING)
             self.intake.feed(link, b"")  # what it sent behind its CONNECT
         else:
-            self._refuse(link, connect.version, *_REFUSAL[verdict])
+            self._refuse(link, connect.version, *_REFUSAL[verdict], vin=vin)
 
     def stop_verifying(self) -> None:
         for task in self._verifications:
@@ -210,7 +212,8 @@ class MqttDoor(BaseDoor):
     def _accept(self, link: Link, connect: Connect, vin: str) -> None:
         longest_s = self.mqtt.keep_alive_max_s
         granted_s = min(connect.keep_alive_s or longest_s, longest_s)
-        self.bind(link, State.VEHICLE, vin.encode("ascii"), 1.5 * granted_s)
+        how = f"MQTT {'5' if connect.version == V5 else '3.1.1'}, keep-alive {granted_s} s"
+        self.bind(link, State.VEHICLE, vin.encode("ascii"), 1.5 * granted_s, how)
         values: dict[str, Any] = {}
         if connect.version == V5:
             if connect.properties.get("session_expiry_interval"):
@@ -228,8 +231,8 @@ class MqttDoor(BaseDoor):
                 values["server_keep_alive"] = granted_s
         link.write(encode_connack(connect.version, Code.SUCCESS, values))
 
-    def _refuse(self, link: Link, version: int, code: Code, cause: str, text: str) -> None:
-        self.refused(cause)
+    def _refuse(self, link: Link, version: int, code: Code, cause: str, text: str, vin: str = "") -> None:
+        self.turn_away(link, cause, vin, text)
         answer = encode_connack(version, code, {"reason_string": text})
         if len(answer) > link.extra.packet_bytes_max:
             answer = encode_connack(version, code)
@@ -238,7 +241,7 @@ class MqttDoor(BaseDoor):
 
     def _connect_violated(self, link: Link, body: bytes, error: MqttError) -> None:
         """Answer a CONNECT that cannot be accepted: in the version it asks for, as far as that can be read."""
-        self.refused("violation")
+        self.turn_away(link, "violation", detail=str(error))
         version = V5 if connect_version(body) >= V5 else V311
         # 3.1.1 has a return code for a wrong level only; anything else is met by closing (clause 3.1.4)
         if version == V5 or error.code == Code.UNSUPPORTED_PROTOCOL_VERSION:
@@ -275,14 +278,24 @@ class MqttDoor(BaseDoor):
         session: Session = link.extra
         if parse_disconnect(body, session.version).code != Code.DISCONNECT_WITH_WILL:
             session.will = None
-        self.end(link)
+        self.end(link, "goodbye")
 
     # -- endings -----------------------------------------------------------------------------------
-    def _violated(self, link: Link, code: Code, text: str) -> None:
-        self.refused("violation")
-        self._disconnect(link, code, text)
+    def gone(self, link: Link, cause: str, detail: str = "") -> bool:
+        session: Session | None = link.extra
+        told = super().gone(link, cause, detail)
+        if told and session is not None and session.will is not None and cause != "shutdown":
+            self.events.tell(Event.WILL, self.number, cause, link=link, detail=session.will.topic)
+        return told
 
-    def _disconnect(self, link: Link, code: Code, text: str) -> None:
+    def _violated(self, link: Link, code: Code, text: str) -> None:
+        if link.known_as:
+            self.refused("violation")
+        else:
+            self.turn_away(link, "violation", detail=text)
+        self._disconnect(link, code, text, "violation")
+
+    def _disconnect(self, link: Link, code: Code, text: str, cause: str = "") -> None:
         """Tell an MQTT 5 client why, then close; 3.1.1 has no server DISCONNECT."""
         session: Session | None = link.extra
         if session is not None and session.version == V5 and self.rows.state[link.slot] == State.VEHICLE:
@@ -290,14 +303,14 @@ class MqttDoor(BaseDoor):
             if len(answer) > session.packet_bytes_max:
                 answer = encode_disconnect(V5, code)
             link.write(answer)
-        self.end(link)
+        self.end(link, cause, text)
 
     def replaced(self, link: Link) -> None:
         self._disconnect(link, Code.SESSION_TAKEN_OVER, "the same vehicle has connected again")
 
     def overdue(self, link: Link) -> None:
-        self.refused("timeout")
+        self.silent(link)
         self._disconnect(link, Code.KEEP_ALIVE_TIMEOUT, "nothing came for 1.5 x keep alive")
 
     def shut_down(self, link: Link) -> None:
-        self._disconnect(link, Code.SERVER_SHUTTING_DOWN, "the gateway is stopping: connect again")
+        self._disconnect(link, Code.SERVER_SHUTTING_DOWN, "the gateway is stopping: connect again", "shutdown")

@@ -58,7 +58,7 @@ from services.gateway.columns import (
     SEG_STATE,
 )
 from services.gateway.connections import State
-from services.gateway.gbt_rules import ANSWER, ASK_STOP, BIND, COLUMNS, REFUSE, TAKE
+from services.gateway.gbt_rules import ANSWER, ASK, BIND, COLUMNS, REFUSE, TAKE
 
 _VEHICLE: Final = int(State.VEHICLE)
 _IS_COMMAND: Final = int(Ack.COMMAND)
@@ -117,7 +117,7 @@ def _gbt_scan_twin(
                     slow[counts[2]] = [action, index, begin, length, command]
                     counts[2] += 1
                     at = begin if action == BIND else begin + length
-                    if action not in (ASK_STOP, BIND):
+                    if action == ASK:
                         continue
                     ended = SEG_ASKED
                     break
@@ -215,7 +215,7 @@ def gbt_scan(
                     slow[n_slow, S_CODE] = command
                     n_slow += 1
                     at = begin if action == BIND else begin + length
-                    if action != ASK_STOP and action != BIND:
+                    if action == ASK:
                         continue
                     ended = np.int64(SEG_ASKED)
                     break

@@ -7,6 +7,7 @@ closes.  It must never answer a frame that the journal does not have.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -19,6 +20,7 @@ from services.gateway import gather, scan_gbt, scan_mqtt
 from services.gateway.admission import Admission
 from services.gateway.commit import Committer
 from services.gateway.connections import Connections, State
+from services.gateway.events import Events
 from services.gateway.gbt_door import GbtDoor
 from services.gateway.intake import Intake
 from services.gateway.mqtt_door import MqttDoor
@@ -27,6 +29,7 @@ from services.settings import Settings
 log = logging.getLogger("nevstream.gateway")
 
 _SWEEP_S: Final = 0.5
+_LAST_EVENTS_S: Final = 1.0
 _BACKLOG: Final = 4096
 # Entries (frames, acks) a kernel lists before Python must empty the table.
 _ENTRIES_MIN: Final = 65_536
@@ -66,8 +69,11 @@ class Gateway:
             loop=loop,
         )
         self._admission = Admission(settings.gateway, self._directory, self._registry_changed)
-        self.mqtt = MqttDoor(settings, self._intake, self._admission)
-        self.gbt32960 = GbtDoor(settings, self._intake, self._admission)
+        self._events = Events(
+            self._committer, settings.journal.partitions, settings.gateway.link_events_per_s_max, loop.time
+        )
+        self.mqtt = MqttDoor(settings, self._intake, self._admission, self._events)
+        self.gbt32960 = GbtDoor(settings, self._intake, self._admission, self._events)
         self._intake.doors = [self.mqtt, self.gbt32960]
         await self._admission.start()
         try:
@@ -112,6 +118,8 @@ class Gateway:
         for link in links:
             if link.slot >= 0:
                 link.door.shut_down(link)
+        with contextlib.suppress(TimeoutError):  # that they were closed: good to know, not worth waiting for
+            await asyncio.wait_for(self._committer.flushed(), min(timeout_s, _LAST_EVENTS_S))
         for task in tasks:
             task.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from schemas.batch import Frames
+from schemas.batch import Codec, Frames
 from schemas.gbt32960.frame import build_frame
 from schemas.journal.record import decode_records
+from schemas.link_events import LinkEvent, decode
 from schemas.mqtt.packets import Connect, Publish, encode_connect, encode_publish
 from schemas.mqtt.topics import uplink
 from schemas.reasons import reason_name
@@ -116,9 +117,20 @@ class Running:
         return made
 
     async def frames(self) -> Frames:
-        """All that is durable, in order within a partition."""
+        """All frames that are durable, in order within a partition; events lie in records of their own."""
         records = await self.journal.read(dict.fromkeys(range(PARTITIONS), -1), 1 << 30)
-        return decode_records(records)
+        return decode_records([one for one in records if not (decode_records([one]).codec == Codec.EVENT).any()])
+
+    async def events(self) -> list[LinkEvent]:
+        """All events of connections that are durable, in the order in which they were told."""
+        frames = decode_records(await self.journal.read(dict.fromkeys(range(PARTITIONS), -1), 1 << 30))
+        lines = [i for i in range(frames.n) if frames.codec[i] == Codec.EVENT]
+        found = [decode(frames.frame(i), int(frames.received_us[i]), int(frames.door[i])) for i in lines]
+        return sorted((one for one in found if one is not None), key=lambda event: event.number)
+
+    async def told(self) -> list[tuple[str, str, str]]:
+        """(event, cause, VIN) of every event."""
+        return [(one.event, one.cause, one.vin) for one in await self.events()]
 
     async def kept(self) -> list[tuple[str, bytes]]:
         """(reason name or "", bytes) of every frame in the journal."""

@@ -18,7 +18,6 @@ from schemas.mqtt.packets import (
     encode_subscribe,
 )
 from schemas.mqtt.wire import varint
-from schemas.reasons import reason_name
 from schemas.seams import StoredRecord
 from services.gateway import gather, scan_gbt, scan_mqtt
 from services.gateway.columns import (
@@ -35,7 +34,7 @@ from services.gateway.columns import (
     SPAN_SERIAL,
 )
 from services.gateway.connections import STATES, State
-from services.gateway.gbt_rules import ASK, ASK_STOP, REFUSE, RULES, TAKE, actions, error_flags, success_flags
+from services.gateway.gbt_rules import COLUMNS, EDITIONS, RULES, actions, error_flags, success_flags, table
 from services.gateway.group import Group
 from tests.gateway.playing import OTHER, PARTITIONS, VIN, broken, connect, login, logout, publish, report
 from tests.gateway.test_gbt import PLATFORM_LOGOUT, platform_login
@@ -205,11 +204,13 @@ def test_gbt_scan(streams: list[bytes], required: bool, answers: bool, n_frames:
 
 
 def test_every_rule_reaches_the_table() -> None:
-    table = actions(True)
-    assert table.shape == (STATES, 256)
-    for _, commands, *by_state in RULES:
-        for command in commands:
-            assert table[:3, command].tolist() == by_state
+    made = actions(True)
+    assert made.shape == (STATES, COLUMNS)
+    for rule in RULES:
+        for half, edition in enumerate(EDITIONS):
+            for command in rule.commands if edition in rule.editions else ():
+                by_state = [rule.new, rule.vehicle, rule.platform]
+                assert made[:3, 256 * half + command].tolist() == by_state
 
 
 rows_of_frames = st.lists(
@@ -318,8 +319,5 @@ def test_columns_are_what_the_tables_have() -> None:
 
 
 def test_the_readme_has_the_rule_table() -> None:
-    words = {TAKE: "take", ASK: "answer at once", ASK_STOP: "handle"}
     text = (Path(scan_gbt.__file__).parent / "README.md").read_text("utf-8")
-    for name, _, *by_state in RULES:
-        cells = [words[action] if action in words else reason_name(action - REFUSE) for action in by_state]
-        assert f"| {name} | {' | '.join(cells)} |" in text
+    assert table() in text
