@@ -189,7 +189,7 @@ def show(
 ) -> None:
     """Show one: reason, remedy, where it came from, and its bytes with the error marked."""
     from services.web.answers import Json
-    from services.web.dead_letters import annotated, letter
+    from services.web.dead_letters import annotated, letter, peer_of
 
     settings = Settings.read(config)
     key = _id(letter_id)
@@ -201,7 +201,12 @@ def show(
                 raise UsageError(f"there is no dead letter {letter_id}; see `nevstream dead-letters list`")
             frame = bytes(row["frame"])
             fields = annotated(frame, row["detail"], row["codec"])
-            return letter(row, context) | {"outcome": row["outcome"]}, frame, row["requeued_frame"], fields
+            return (
+                letter(row, context) | {"outcome": row["outcome"], "peer": peer_of(row)},
+                frame,
+                row["requeued_frame"],
+                fields,
+            )
 
     found, frame, edited, fields = asyncio.run(run())
     if as_json:

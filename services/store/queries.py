@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from schemas.seams import LetterFilter, StoreHealth, Table
 from schemas.signals import INDEX, SIGNALS, aggregates
 from services.errors import QueryTooSlow, SchemaMissing, StoreUnavailable
+from services.store import diagnosis
 from services.store.migrations import newest_migration
 
 # What a telemetry row has besides its signals; both lists together are all that may be asked for.
@@ -130,7 +131,10 @@ _DEAD_LETTER: Final = sql.SQL(
         WHEN EXISTS (SELECT FROM journal_positions p
                      WHERE p.partition = split_part(l.requeued_as, '-', 1)::integer
                        AND p."offset" >= split_part(l.requeued_as, '-', 2)::bigint) THEN 'accepted'
-        ELSE 'waiting' END AS outcome
+        ELSE 'waiting' END AS outcome,
+        (SELECT e.peer FROM link_events e
+         WHERE e.vin = l.vin AND e.event = 'connected' AND e.door = l.door AND e.occurred_at <= l.received_at
+         ORDER BY e.occurred_at DESC LIMIT 1) AS connected_from
     FROM (SELECT {columns}, frame, requeued_frame FROM dead_letters
           WHERE partition = %(partition)s AND "offset" = %(offset)s AND position = %(position)s) l
     """
@@ -411,6 +415,9 @@ class Queries:
         fleet = _one(await self._connections.run(_FLEET, {"reporting_since": reporting_since}))
         ledger = _one(await self._connections.run(_LEDGER, {}))
         return {**(fleet or {}), "ledger": ledger}
+
+    async def diagnosis(self, vin: str, *, now: datetime) -> Mapping[str, Any]:
+        return await diagnosis.facts(self._connections.run, vin, now)
 
     async def health(self) -> StoreHealth:
         try:

@@ -272,12 +272,20 @@ async def one_dead_letter(ctx: Ctx, key: IdPath) -> Json:
     return Json(
         letter(row, ctx)
         | {
+            "peer": peer_of(row),
             "frame_hex": frame.hex(),
             "requeued_frame_hex": bytes(edited).hex() if edited is not None else None,
             "outcome": row["outcome"],
             "annotated": await asyncio.to_thread(annotated, frame, row["detail"], row["codec"]),
         }
     )
+
+
+def peer_of(row: Mapping[str, Any]) -> str | None:
+    """Where one letter came from.  What the door refused says so itself; a frame that the pipeline refused had been
+    accepted, so it came over the connection that its vehicle had then."""
+    peer: str | None = row["peer"] or row["connected_from"]
+    return peer
 
 
 def _no_such(key: str) -> ProblemError:

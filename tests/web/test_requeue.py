@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -82,6 +83,23 @@ async def test_the_error_is_marked_in_the_field_that_holds_it(
     ]
     assert "".join(one.hex for one in letter.annotated) == letter.frame_hex
     assert (letter.outcome, letter.requeued_frame_hex) == (None, None)
+
+
+async def test_a_frame_that_the_pipeline_refused_came_over_its_vehicles_connection(
+    dsn: str, db: psycopg.Connection[Any], desk: httpx.AsyncClient
+) -> None:
+    rows.insert(
+        db, "dead_letters", partition=1, offset=5, position=0, received_at=rows.NOW, reason=10, detail=24, door=1,
+        codec=1, vin=rows.VIN, peer=None, client=None, frame=b"##",
+    )  # fmt: skip
+    for number, (minutes, door, event) in enumerate(
+        [(-9, 1, "connected"), (-5, 1, "connected"), (-4, 2, "connected"), (-3, 1, "refused"), (1, 1, "connected")]
+    ):
+        rows.insert(
+            db, "link_events", origin=1, number=number, occurred_at=rows.NOW + timedelta(minutes=minutes), event=event,
+            door=door, vin=rows.VIN, peer=f"10.0.0.{number}:1",
+        )  # fmt: skip
+    assert (await desk.get("/v1/dead-letters/1-5-0")).json()["peer"] == "10.0.0.1:1"
 
 
 # -- export ----------------------------------------------------------------------------------------------
