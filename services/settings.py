@@ -198,6 +198,12 @@ class Pipeline(Section):
     clock_past_max_days: int = Field(
         30, ge=1, description="A report dated further back is a dead letter (clock_past). Raise it for back-fills."
     )
+    signals_file: Path | None = Field(
+        None,
+        description="Signals of your own: a TOML file that says what custom blocks, CAN frames in them (with a DBC) "
+        "and extra JSON fields mean. Check it with `nevstream signals check`; the API reads it as well.",
+        examples=["signals.toml"],
+    )
 
 
 class Web(Section):

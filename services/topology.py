@@ -122,6 +122,10 @@ class System:
     def start(self) -> None:
         """Start everything and return when every process is ready; on any failure nothing is left running."""
         begun = time.monotonic()
+        if self.settings.pipeline.signals_file is not None:
+            from services.own_signals import signals_of
+
+            signals_of(self.settings.pipeline.signals_file)  # its mistakes are told here, once, before anything runs
         self.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(self.metrics_dir, ignore_errors=True)
         self.metrics_dir.mkdir(mode=0o700)
@@ -301,10 +305,11 @@ def warm_steps(group: str) -> list[tuple[str, Callable[[], None]]]:
 
         modules = [scan, scan_mqtt, scan_gbt, gather]
     elif group == "pipeline":
+        from schemas.custom import extract
         from schemas.gbt32960 import decode
         from services.pipeline import rows, validate, vehicles
 
-        modules = [decode, validate, vehicles, rows]
+        modules = [decode, validate, vehicles, rows, extract]
     elif group == "fleetsim":
         from services.fleetsim import chunks
 
@@ -375,7 +380,7 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
     mine = [p for p in range(settings.journal.partitions) if p % settings.pipeline.processes == index]
     journal = PostgresJournal(dsn, settings.journal.partitions)
     sink = PostgresSink(dsn, settings)
-    pruning: asyncio.Task[None] | None = None
+    pruning: list[asyncio.Task[None]] = []
     try:
         await _until_available("journal", journal.open, stop)
         await _until_available("store", sink.open, stop)
@@ -383,12 +388,16 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
             return
         report("ready", partitions=mine)
         if index == 0:
-            pruning = asyncio.create_task(_prune_letters(settings, dsn, journal, stop), name="prune dead letters")
+            pruning = [
+                asyncio.create_task(_prune_letters(settings, dsn, journal, stop), name="prune dead letters"),
+                asyncio.create_task(_prune_link_events(settings, dsn, stop), name="prune link events"),
+            ]
         await Pipeline(settings, journal, sink, mine).run(stop)
     finally:
-        if pruning is not None:
-            pruning.cancel()
-            await asyncio.wait([pruning])
+        for task in pruning:
+            task.cancel()
+        if pruning:
+            await asyncio.wait(pruning)
         await sink.close()
         await journal.close()
 
@@ -413,6 +422,28 @@ async def _prune_letters(settings: Settings, dsn: str, journal: JournalWriter, s
                 await asyncio.wait_for(stop.wait(), bounds.prune_every_s)
     finally:
         await letters.close()
+
+
+async def _prune_link_events(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
+    """Keep the events of connections within their age; as :func:`_prune_letters`."""
+    import psycopg
+
+    from services.store.link_events import LinkEventsKept
+
+    kept = LinkEventsKept(dsn)
+    every_s = settings.link_events.prune_every_s
+    try:
+        while not stop.is_set():
+            try:
+                await kept.prune(settings.link_events.age_max_days)
+            except Unavailable as error:
+                log.warning("events of connections were not pruned: %s; trying again in %.0f s", error, every_s)
+            except psycopg.Error:  # ours to repair, and no reason to stop storing reports
+                log.exception("events of connections were not pruned")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), every_s)
+    finally:
+        await kept.close()
 
 
 async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:

@@ -18,9 +18,11 @@ def test_the_sample_uncommented_is_the_defaults(tmp_path: Path) -> None:
     text = re.sub(r"^#(?=\w+ = )", "", sample(), flags=re.MULTILINE)
     values = tomllib.loads(text)
     assert values["database"].pop("dsn") == "postgresql://nevstream@db.example/nevstream", "an example, not a default"
+    assert values["pipeline"].pop("signals_file") == "signals.toml", "as well"
 
     expected = plain(Settings().model_dump())
     assert expected["database"].pop("dsn") is None
+    assert expected["pipeline"].pop("signals_file") is None
     assert values == expected
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from schemas.batch import I64, NOTE_CUSTOM_BLOCK, NOTE_TRUNCATED, REST, U8, Batch, Frames
 from schemas.custom import tables as t
 from schemas.custom.extract_twin import extract_twin
-from schemas.custom.model import EXTENDED, Number
+from schemas.custom.model import EXTENDED, Number, Signal
 from schemas.custom.tables import F64, Compiled
 from schemas.custom.text import write_text
 from schemas.gbt32960.frame import AT_VIN
@@ -226,8 +226,16 @@ def _extract(
 class Found:
     """What a batch brought: rows with signals, and flaws by (slot, state)."""
 
+    signals: tuple[Signal, ...]
     rows: int = 0
     flaws: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, len(State)), np.int64))
+
+    def named_flaws(self) -> dict[tuple[str, str], int]:
+        """(signal, state) → how many rows."""
+        return {
+            (self.signals[slot].name, State(state).name.lower()): int(self.flaws[slot, state])
+            for slot, state in np.argwhere(self.flaws).tolist()
+        }
 
 
 class Extractor:
@@ -255,7 +263,7 @@ class Extractor:
     def add_extra(self, frames: Frames, batch: Batch, lines: I64) -> Found:
         """Put the signals of the reports ``lines`` into ``batch.extra``; lines that have extra already keep theirs."""
         tables = self.tables
-        found = Found(flaws=np.zeros((tables.slots, len(State)), np.int64))
+        found = Found(tables.signals, flaws=np.zeros((tables.slots, len(State)), np.int64))
         if not len(tables.rules):
             return found
         wanted = lines[(batch.notes[lines] & NOTE_CUSTOM_BLOCK) != 0]

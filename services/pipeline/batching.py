@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.batch import I64, U8, U32, VIN_BYTES, Batch, Codec, CopyStream, DeadLetter, Door, Frames, Login, RowBatch
+from schemas.custom.extract import Extractor
 from schemas.gbt32960.commands import Ack
 from schemas.gbt32960.decode import decode_frames
 from schemas.gbt32960.frame import AT_ACK, AT_UNIT, AT_VIN, vin_ok
@@ -106,6 +107,7 @@ class Decoded:
     flaws: I64
     events: list[LinkEvent] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    own_flaws: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (signal of a signals file, state) → times
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +122,17 @@ class Prepared:
     reasons: Mapping[int, int]  # reason code → dead letters
     flaws: I64
     seconds: Mapping[str, float]
+    own_flaws: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def decode(
-    records: Sequence[StoredRecord], table: VehicleTable, clock_future_max_s: int, clock_past_max_days: int
+    records: Sequence[StoredRecord],
+    table: VehicleTable,
+    clock_future_max_s: int,
+    clock_past_max_days: int,
+    own_signals: Extractor | None = None,
 ) -> Decoded:
-    """Frames to checked signals, with the vehicles that ``table`` knows."""
+    """Frames to checked signals, with the vehicles that ``table`` knows; ``own_signals``: those of a signals file."""
     begun = time.perf_counter()
     frames, damaged = read_frames(records)
     unpacked = time.perf_counter()
@@ -158,6 +165,9 @@ def decode(
     )
     if (rows == UNKNOWN).any():
         _find_new(decoded)
+    if own_signals is not None:
+        reports = decoded.lines[np.isin(batch.kind[decoded.lines], (REPORT, REISSUE))]
+        decoded.own_flaws = own_signals.add_extra(frames, batch, reports).named_flaws()
     decoded.seconds = {"unpack": unpacked - begun, "decode": time.perf_counter() - unpacked}
     return decoded
 
@@ -269,6 +279,7 @@ def build(
         reasons=by_reason,
         flaws=decoded.flaws,
         seconds={**decoded.seconds, "build": time.perf_counter() - begun},
+        own_flaws=decoded.own_flaws,
     )
 
 

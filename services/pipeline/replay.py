@@ -18,6 +18,7 @@ from schemas.gbt32960.digest import digest
 from schemas.gbt32960.frame import AT_UNIT
 from schemas.replayed import Readable, Redecoded, Unreadable
 from schemas.seams import JournalReader, KnownVehicles, LetterId, StoredRecord
+from services.own_signals import extractor_of
 from services.pipeline.batching import Decoded, bounded, dead_letter, decode
 from services.pipeline.rows import TELEMETRY, StreamBuffer
 from services.pipeline.sessions import moment
@@ -69,6 +70,7 @@ class Redecoder:
         vin: str | None = None,
     ) -> None:
         self._bounds = bounds
+        self._own_signals = extractor_of(bounds.signals_file)
         self._table = VehicleTable.of(known)
         self._letters = letters
         self._letter_offsets = np.array(sorted({offset for _, offset, _ in letters}), np.int64)
@@ -80,7 +82,7 @@ class Redecoder:
     def batch(self, records: Sequence[StoredRecord]) -> Redecoded:
         """What these records are now."""
         bounds = self._bounds
-        decoded = decode(records, self._table, bounds.clock_future_max_s, bounds.clock_past_max_days)
+        decoded = decode(records, self._table, bounds.clock_future_max_s, bounds.clock_past_max_days, self._own_signals)
         frames, batch = decoded.frames, decoded.batch
         new = self._add_strangers(decoded)
         inside = (frames.received_us >= self._since) & (frames.received_us < self._until)

@@ -24,6 +24,7 @@ from schemas.seams import JournalReader, Sink, StoredRecord
 from schemas.signals import SIGNALS, State
 from services import metrics
 from services.errors import JournalUnavailable, NevstreamError, PositionsMoved, StoreUnavailable
+from services.own_signals import extractor_of
 from services.pipeline.batching import REPLY, Prepared, Streams, bounded, build, decode
 from services.pipeline.vehicles import VehicleTable
 from services.settings import Settings
@@ -61,6 +62,7 @@ class Pipeline:
         self._sink = sink
         self._partitions = tuple(partitions)
         self._clock = clock
+        self._own_signals = extractor_of(self._settings.signals_file)
         self._waiting: list[asyncio.Future[None]] = []
         # arrival of the oldest frame of each batch that is prepared and not committed; and, after a
         # restart, of the oldest that had been
@@ -155,7 +157,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         settings = self._settings
         decoded = await loop.run_in_executor(
-            thread, decode, records, table, settings.clock_future_max_s, settings.clock_past_max_days
+            thread, decode, records, table, settings.clock_future_max_s, settings.clock_past_max_days, self._own_signals
         )
         ids = await self._sink.register(decoded.new_vins) if decoded.new_vins else []
         newest = {record.partition: record.offset for record in records}  # in offset order within a partition
@@ -193,6 +195,8 @@ class Pipeline:
                 metrics.SIGNAL_FLAWS.labels(SIGNALS[signal].name, state.name.lower()).inc(
                     int(prepared.flaws[signal, state])
                 )
+        for (name, state_name), n in prepared.own_flaws.items():
+            metrics.SIGNAL_FLAWS.labels(name, state_name).inc(n)
         for step, seconds in prepared.seconds.items():
             metrics.BATCH_SECONDS.labels(step).observe(seconds)
         metrics.SOCKET_TO_ROW_SECONDS.observe(max(0.0, self._clock() - self._in_flight_us.popleft() / 1e6))

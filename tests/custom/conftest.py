@@ -62,4 +62,4 @@ def decoded(tables: Compiled | str, blocks: Sequence[Block], vin: str = VIN, edi
 
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
-    return SimpleNamespace(batch=batch_of, extra=extra_of, decoded=decoded, VIN=VIN)
+    return SimpleNamespace(batch=batch_of, column=extra_of, decoded=decoded, VIN=VIN)

@@ -191,7 +191,7 @@ def test_a_later_block_overwrites_and_other_rows_stay(make: SimpleNamespace) -> 
     batch.extra_text = np.frombuffer(bytearray(b'{"json":1}'), np.uint8)  # what the JSON door has put there
     batch.extra[1] = 0, 10
     found = Extractor(tables).add_extra(frames, batch, np.array([0, 2]))
-    assert make.extra(batch) == [{"door_count": 6}, {"json": 1}, None]
+    assert make.column(batch) == [{"door_count": 6}, {"json": 1}, None]
     assert found.rows == 1
 
 
@@ -202,7 +202,7 @@ def test_every_row_in_chunks(make: SimpleNamespace, monkeypatch: pytest.MonkeyPa
     frames, batch = make.batch([(make.VIN, 16, [(0x81, bytes([0, i]))]) for i in range(8)])
     found = Extractor(compile_tables(loads(WIDE + "range = [0, 5]\n"))).add_extra(frames, batch, np.arange(8))
     expected = [{"door_count": i} for i in range(6)] + [{"_flaws": {"door_count": "out_of_range"}}] * 2
-    assert make.extra(batch) == expected
+    assert make.column(batch) == expected
     assert found.rows == 8
     assert found.flaws[0, State.OUT_OF_RANGE] == 2
 
