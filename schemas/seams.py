@@ -279,6 +279,10 @@ class Queries(Protocol):
         """Vehicles by what they do, totals of the ledger, newest times."""
         ...
 
+    async def diagnosis(self, vin: str, *, now: datetime) -> Mapping[str, Any]:
+        """Facts about one vehicle's connection and data; it need not be known.  See ``services.store.diagnosis``."""
+        ...
+
     async def health(self) -> StoreHealth:
         """Whether the database answers, and which schema it has."""
         ...
