@@ -14,6 +14,8 @@ from typing import Any, Final
 import orjson
 
 TEXT_MAX: Final = 256  # characters of any text in an event; what a peer claims can be long
+_BIGINT_MAX: Final = 2**63 - 1
+_INT_MAX: Final = 2**31 - 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -89,7 +91,7 @@ def decode(data: bytes, received_us: int, door: int) -> LinkEvent | None:
     try:
         body = orjson.loads(data)
         texts = {name: str(body.get(name, ""))[:TEXT_MAX] for name in _TEXTS}
-        return LinkEvent(
+        found = LinkEvent(
             int(body["origin"]),
             int(body["number"]),
             _EPOCH + timedelta(microseconds=received_us),
@@ -98,5 +100,8 @@ def decode(data: bytes, received_us: int, door: int) -> LinkEvent | None:
             **texts,
             times=int(body.get("times", 1)),
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
+    # numbers that the store has no room for would end the transaction, and every attempt after it
+    in_bounds = abs(found.origin) <= _BIGINT_MAX and abs(found.number) <= _BIGINT_MAX and 0 < found.times <= _INT_MAX
+    return found if in_bounds else None

@@ -45,6 +45,8 @@ _COMPRESS_FROM: Final = 256
 
 # A body that claims more than this is damage or an attack, not a record we wrote.
 BODY_BYTES_MAX: Final = 256 * 1024 * 1024
+# Arrival times lie between 1970 and 2200: everything after this module makes dates of them.
+_RECEIVED_US_MAX: Final = 7_258_118_400_000_000
 
 
 class RecordError(ValueError):
@@ -109,12 +111,24 @@ def _body_of(record: StoredRecord) -> tuple[int, int, bytes]:
         if size > BODY_BYTES_MAX:
             raise RecordError(f"{where}: claims {size} bytes, more than the {BODY_BYTES_MAX} allowed")
         try:
+            # the frame's own size outranks max_output_size, and is allocated before a byte is unpacked
+            if (inside := zstandard.frame_content_size(body)) not in (-1, size):
+                raise RecordError(f"{where}: {inside} bytes inside where its header says {size}")
             body = zstandard.ZstdDecompressor().decompress(body, max_output_size=size)
         except zstandard.ZstdError as error:
             raise RecordError(f"{where}: {error}") from error
     if len(body) != size:
         raise RecordError(f"{where}: {len(body)} bytes where its header says {size}")
     return count, flags, body
+
+
+def _sources_in(text: bytes) -> list[dict[str, str]]:
+    table = orjson.loads(text)
+    if not isinstance(table, list) or not all(
+        isinstance(one, dict) and all(isinstance(value, str) for value in one.values()) for one in table
+    ):
+        raise ValueError("the table of sources is not a list of objects of texts")
+    return table
 
 
 def decode_records(records: Sequence[StoredRecord]) -> Frames:
@@ -147,7 +161,10 @@ def decode_records(records: Sequence[StoredRecord]) -> Frames:
             return array
 
         try:
-            columns["received_us"].append(take("<i8"))
+            received = take("<i8")
+            if n and not 0 <= int(received.min()) <= int(received.max()) < _RECEIVED_US_MAX:
+                raise ValueError("arrival times outside 1970 to 2199")
+            columns["received_us"].append(received)
             columns["length"].append(take("<u4"))
             columns["door"].append(take("u1"))
             columns["codec"].append(take("u1"))
@@ -157,8 +174,10 @@ def decode_records(records: Sequence[StoredRecord]) -> Frames:
                 source = take("<u4").astype(np.uint32)
                 (table_bytes,) = struct.unpack_from("<I", body, at)
                 at += 4
-                table = orjson.loads(body[at : at + table_bytes])
+                table = _sources_in(body[at : at + table_bytes])
                 at += table_bytes
+                if n and int(source.max()) > len(table):
+                    raise ValueError(f"source {int(source.max())} of {len(table)}")
                 columns["source"].append(np.where(source > 0, source + np.uint32(len(sources)), 0))
                 sources += table
             else:
