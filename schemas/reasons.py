@@ -62,6 +62,7 @@ REASONS: Final[tuple[Reason, ...]] = (
 )  # fmt: skip
 
 BY_CODE: Final = {reason.code: reason for reason in REASONS}
+BY_NAME: Final = {reason.name: reason for reason in REASONS}
 CODE: Final = {reason.name: reason.code for reason in REASONS}
 
 
