@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from services import cli_dead_letters, cli_replay
+from services import cli_dead_letters, cli_replay, cli_signals
 from services.errors import NevstreamError, Unavailable, UsageError
 from services.settings import Settings, sample
 from services.terminal import ApiOption, ConfigOption, JsonOption, database, err, out
@@ -41,6 +41,7 @@ app = typer.Typer(
 vehicles_app = typer.Typer(help="The vehicle registry.", no_args_is_help=True)
 app.add_typer(vehicles_app, name="vehicles")
 app.add_typer(cli_dead_letters.app, name="dead-letters")
+app.add_typer(cli_signals.app, name="signals")
 app.command(name="replay")(cli_replay.replay)
 
 _HEX = re.compile(rb"(?:0x)?[0-9a-fA-F\s:]+")

@@ -7,6 +7,7 @@ signal catalogue, never from a request; values travel as parameters.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, LiteralString
@@ -23,9 +24,13 @@ from services.store import diagnosis
 from services.store.migrations import newest_migration
 
 # What a telemetry row has besides its signals; both lists together are all that may be asked for.
-ROW_COLUMNS: Final = ("received_at", "edition", "door", "notes", "flaws", "cells", "temps", "motors", "faults", "rest")
+ROW_COLUMNS: Final = (
+    "received_at", "edition", "door", "notes", "flaws", "cells", "temps", "motors", "faults", "rest", "extra",
+)  # fmt: skip
 KEY: Final = ("time", "kind", "part")
 _COLUMNS: Final = frozenset(ROW_COLUMNS) | frozenset(INDEX)
+_EXTRA: Final = re.compile(r"extra\.[a-z][a-z0-9_]*", re.ASCII)  # a signal of a signals file
+_EXTRA_AGGREGATES: Final = ("avg", "min", "max", "count")
 
 COUNT_MAX: Final = 10_000  # logins and dead letters of one vehicle are counted up to here
 
@@ -334,7 +339,7 @@ class Queries:
     ) -> Table:
         time, kind, part = after or (since, -1, -1)
         since = max(since, time)  # what lies before is not looked into: whole partitions of it
-        query = _TELEMETRY.format(columns=sql.SQL(", ").join(map(sql.Identifier, (*KEY, *_known(columns)))))
+        query = _TELEMETRY.format(columns=sql.SQL(", ").join(map(_selected, (*KEY, *_known(columns)))))
         given = {
             "id": vehicle_id,
             "since": since,
@@ -360,10 +365,10 @@ class Queries:
         ZoneInfo(time_zone)  # a wrong one stops here rather than in SQL
         wanted = [
             sql.SQL(", {} AS {}").format(
-                sql.SQL(_AGGREGATES[kind]).format(column=sql.Identifier(name)), sql.Identifier(f"{name}_{kind}")
+                sql.SQL(_AGGREGATES[kind]).format(column=_column(name)), sql.Identifier(f"{name}_{kind}")
             )
             for name in _known(columns)
-            for kind in aggregates(SIGNALS[INDEX[name]])
+            for kind in (_EXTRA_AGGREGATES if _EXTRA.fullmatch(name) else aggregates(SIGNALS[INDEX[name]]))
         ]
         start = _START if bucket % timedelta(days=1) else _START_DAYS
         query = _BUCKETS.format(start=start, aggregates=sql.Composed(wanted))
@@ -437,9 +442,23 @@ def letter_filter(wanted: LetterFilter) -> tuple[dict[str, Any], sql.Composed]:
 
 
 def _known(columns: Sequence[str]) -> Sequence[str]:
-    unknown = [name for name in columns if name not in _COLUMNS]
+    unknown = [name for name in columns if name not in _COLUMNS and not _EXTRA.fullmatch(name)]
     assert not unknown, f"not telemetry columns: {unknown}"  # the API checks; a request never gets here
     return columns
+
+
+def _column(name: str) -> sql.Identifier | sql.Composed:
+    """A column; or ``extra.<name>``, a number in the column ``extra``, NULL when it is none."""
+    if not _EXTRA.fullmatch(name):
+        return sql.Identifier(name)
+    key = sql.Literal(name.removeprefix("extra."))
+    return sql.SQL("CASE WHEN jsonb_typeof(extra -> {0}) = 'number' THEN (extra ->> {0})::double precision END").format(
+        key
+    )
+
+
+def _selected(name: str) -> sql.Composed:
+    return sql.SQL("{} AS {}").format(_column(name), sql.Identifier(name))
 
 
 def _record_key(after: tuple[datetime, int, int, int] | None) -> dict[str, Any]:

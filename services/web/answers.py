@@ -21,7 +21,7 @@ from starlette.responses import Response
 from schemas.batch import Door
 from schemas.gbt32960.commands import command_name
 from schemas.signals import INDEX, SIGNALS, aggregates
-from services.web import blocks
+from services.web import blocks, own
 from services.web.parameters import Field
 from services.web.problems import ProblemError, bad_parameter
 
@@ -92,6 +92,9 @@ def columns(fields: Sequence[Field], bucketed: bool) -> list[Column]:
         return [("time", "time"), ("kind", "kind"), ("part", "smallint"), *((f.name, _kind(f)) for f in fields)]
     found: list[Column] = [("time", "time"), ("count", "bigint")]
     for field in fields:
+        if field.kind == own.KIND:
+            found += [(f"{field.name}_{each}", "bigint" if each == "count" else own.KIND) for each in own.AGGREGATES]
+            continue
         signal = SIGNALS[INDEX[field.name]]
         kinds = {"avg": "double precision", "count": "bigint"}
         found += [(f"{signal.name}_{each}", kinds.get(each, signal.sql)) for each in aggregates(signal)]
@@ -177,7 +180,7 @@ def parquet_body(
         "smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64(), "real": pa.float32(),
         "double precision": pa.float64(), "time": pa.timestamp("us", tz=str(zone)), "kind": pa.string(),
         "door": pa.string(), "edition": pa.int16(), "notes": pa.list_(pa.string()),
-        "flaws": pa.map_(pa.string(), pa.string()), "cells": pa.list_(pa.list_(pa.float32())),
+        own.KIND: pa.float64(), "flaws": pa.map_(pa.string(), pa.string()), "cells": pa.list_(pa.list_(pa.float32())),
         "temps": pa.list_(pa.list_(pa.int16())),
     }  # fmt: skip
     arrays = []

@@ -23,8 +23,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.seams import LetterDesk, Queries
 from services.errors import SettingsError
+from services.own_signals import signals_of
 from services.settings import Settings
 from services.web import dead_letters, models, problems, system, telemetry, vehicles
+from services.web.own import OwnSignals
 from services.web.parameters import Context
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -95,6 +97,8 @@ def create_app(
             "use an IANA name such as Asia/Shanghai, and install the tzdata package if there are none"
         ) from error
 
+    own = OwnSignals(signals_of(settings.pipeline.signals_file))
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
@@ -114,7 +118,7 @@ def create_app(
         lifespan=lifespan,
         responses=_RESPONSES,
     )
-    app.state.context = Context(settings, queries, zone, now, letters)
+    app.state.context = Context(settings, queries, zone, now, letters, own)
     for module in (vehicles, telemetry, dead_letters, system):
         app.include_router(module.router)
 

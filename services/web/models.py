@@ -166,6 +166,13 @@ class TempPack(Model):
     flaws: dict[str, str] = Field(description="Probe number to what its value was")
 
 
+class ExtraValue(Model):
+    value: Any = Field(description="A number; of a JSON field that the signals file does not map, whatever it was")
+    unit: str | None = Field(description="null for what the signals file does not know")
+    text: str | None
+    meaning: str | None = Field(description="What the code means, where it is one")
+
+
 class Latest(Model):
     """The newest report of a vehicle; a report split over frames is put together."""
 
@@ -177,6 +184,8 @@ class Latest(Model):
                 "cells_missing": 0, "flaws": {"2": "invalid"}}],
         temps=[{"no": 1, "temps_c": [24, 25], "flaws": {}}], motors=[],
         faults={"pack": [], "motor": [], "engine": [], "other": []}, rest_hex=None,
+        extra={"cabin_temp_c": {"value": 21.5, "unit": "°C", "text": "at the second door", "meaning": None}},
+        extra_flaws={"tyre_rear_left_pressure_kpa": "invalid"},
     )  # fmt: skip
 
     vin: str
@@ -197,6 +206,8 @@ class Latest(Model):
     motors: list[dict[str, float | int | None]] = Field(description="Every motor, when there is more than one")
     faults: dict[str, list[Any]] = Field(description="Fault codes (hex) by system; general: flag and level (2025)")
     rest_hex: str | None = Field(description="Blocks kept as they came: type, length (2 bytes), body")
+    extra: dict[str, ExtraValue] = Field(description="Signals of the signals file, and JSON fields without a signal")
+    extra_flaws: dict[str, str] = Field(description="Of these, the ones without a value: why")
 
 
 class Login(Model):

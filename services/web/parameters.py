@@ -6,10 +6,10 @@ Everything that cannot be read is refused with its name, what was given and what
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -19,6 +19,9 @@ from schemas.seams import LetterDesk, Queries
 from schemas.signals import INDEX, SIGNALS
 from services.settings import Settings
 from services.web.problems import ProblemError, bad_parameter, nearest
+
+if TYPE_CHECKING:
+    from services.web.own import OwnSignals
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Context:
     zone: ZoneInfo
     now: Callable[[], datetime]
     letters: LetterDesk | None = None
+    own: OwnSignals | None = None
 
     def local(self, time: datetime | None) -> datetime | None:
         """``time`` in the fleet's zone, as answers have it."""
@@ -175,29 +179,34 @@ FieldsQuery = Annotated[
 ]
 
 
-def fields_given(text: str | None, bucketed: bool) -> list[Field]:
-    """The fields asked for, in that order; lists and the like cannot be put into buckets."""
+def fields_given(text: str | None, bucketed: bool, own: Mapping[str, Field] | None = None) -> list[Field]:
+    """The fields asked for, in that order; lists and the like cannot be put into buckets.
+
+    ``own``: the signals of a signals file, by name; ``all`` has them too.
+    """
+    fields = {**FIELDS, **(own or {})}
+    buckets = INDEX.keys() | (own or {}).keys()
     if text is None:
         names: Sequence[str] = DEFAULT_FIELDS
     elif text.strip() == "all":
-        names = list(FIELDS)
+        names = list(fields)
     else:
         names = list(dict.fromkeys(_ALIASES.get(name, name) for part in text.split(",") if (name := part.strip())))
         if not names:
             raise bad_parameter("fields", text, "names no field", "names from /v1/signals, with commas between")
     for name in names:
-        if name not in FIELDS:
-            near = nearest(name, FIELDS)
+        if name not in fields:
+            near = nearest(name, fields)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise bad_parameter("fields", name, f"there is no field of this name{hint}", "names from /v1/signals")
     if not bucketed:
-        return [FIELDS[name] for name in names]
-    if text is not None and text.strip() != "all" and (lists := [name for name in names if name not in INDEX]):
+        return [fields[name] for name in names]
+    if text is not None and text.strip() != "all" and (lists := [name for name in names if name not in buckets]):
         wrong = "has no aggregate, so it cannot be put into buckets"
         raise bad_parameter(
             "fields", lists[0], wrong, "signals, such as cell_max_v or probe_max_c, or leave bucket out"
         )
-    return [FIELDS[name] for name in names if name in INDEX]
+    return [fields[name] for name in names if name in buckets]
 
 
 _BUCKET: Final = re.compile(r"(\d{1,6})([smhd])", re.ASCII)

@@ -44,9 +44,10 @@ async def overview(ctx: Ctx, reporting_within_s: WithinQuery = REPORTING_WITHIN_
 
 
 @router.get("/v1/signals", response_model=models.Signals, summary="Every field of a report", dependencies=_STRICT)
-async def signals() -> Json:
-    """Names, units and codes of the fields that telemetry can be asked for."""
-    return Json({"signals": CATALOGUE, "count": len(CATALOGUE)})
+async def signals(ctx: Ctx) -> Json:
+    """Names, units and codes of the fields that telemetry can be asked for; those of the signals file last."""
+    known = [*CATALOGUE, *(ctx.own.catalogue() if ctx.own is not None else [])]
+    return Json({"signals": known, "count": len(known)})
 
 
 @router.get("/healthz", response_model=models.Alive, summary="Is this process alive")

@@ -97,7 +97,8 @@ async def telemetry(
     """
     wanted = format_wanted(request, kind)
     length = bucket_given(bucket)
-    chosen = fields_given(fields, bucketed=length is not None)
+    own = ctx.own.fields if ctx.own is not None else {}
+    chosen = fields_given(fields, bucketed=length is not None, own=own)
     start, end = range_given(since, until, ctx)
     most = limit_given(limit, ctx, ROWS)
     vehicle = await found(ctx, vin)
@@ -175,7 +176,8 @@ def _body(wanted: Format, shape: list[Column], table: Table, about: dict[str, An
     if not bucketed:
         # (time, kind, part, edition, others...) as stored → the order that was asked for
         place = {name: i for i, name in enumerate(table.columns)}
-        order = [place[name] for name in ("time", "kind", "part", *(FIELDS[name].column for name in about["fields"]))]
+        known = {**FIELDS, **(ctx.own.fields if ctx.own is not None else {})}
+        order = [place[name] for name in ("time", "kind", "part", *(known[name].column for name in about["fields"]))]
         editions = [row[place["edition"]] for row in rows]
         rows = [tuple(row[i] for i in order) for row in rows]
     values = answered(rows, shape, ctx.zone, editions)

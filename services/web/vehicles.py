@@ -13,6 +13,7 @@ from schemas.signals import INDEX
 from services.web import blocks, models
 from services.web.answers import DOORS, EDITIONS, KINDS, Json
 from services.web.catalogue import alarm_names, meaning
+from services.web.own import OwnSignals
 from services.web.parameters import (
     Context,
     Ctx,
@@ -146,6 +147,7 @@ def report(rows: list[dict[str, Any]], ctx: Context) -> dict[str, Any]:
         for group, codes in blocks.faults(row["faults"], edition).items():
             faults.setdefault(group, []).extend(codes)
     rest = b"".join(row["rest"] or b"" for row in rows)
+    extra, extra_flaws = (ctx.own or OwnSignals(None)).latest(rows)
     return {
         "time": ctx.local(first["time"]),
         "received_at": ctx.local(max(row["received_at"] for row in rows)),
@@ -168,6 +170,8 @@ def report(rows: list[dict[str, Any]], ctx: Context) -> dict[str, Any]:
         "motors": [motor for row in rows for motor in blocks.motors(row["motors"], edition)],
         "faults": faults,
         "rest_hex": rest.hex() if rest else None,
+        "extra": extra,
+        "extra_flaws": extra_flaws,
     }
 
 
