@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.keyring import ExchangedKey
 from schemas.link_events import LinkEvent
 from schemas.signals import SIGNAL_COUNT
 
@@ -98,8 +99,10 @@ NOTE_TRUNCATED: Final = 1  # a block runs past the data unit; the blocks before 
 NOTE_UNKNOWN_BLOCK: Final = 2  # a block type that cannot be delimited; the bytes from it on are kept in rest
 NOTE_CUSTOM_BLOCK: Final = 4  # custom blocks 0x80-0xFE are in rest
 NOTE_REPEATED_BLOCK: Final = 8  # a block type came twice; the second is in rest
-NOTE_SIGNATURE: Final = 16  # a signature block is in rest, not verified
+NOTE_SIGNATURE: Final = 16  # a signature block is in rest; verified when one of the two below is set, too
 NOTE_TRAILING: Final = 32  # bytes after the signature, kept in rest
+NOTE_SIGNATURE_OK: Final = 64  # the signature is that of a public key known for the vehicle
+NOTE_SIGNATURE_BAD: Final = 128  # it is of none of them
 NOTES: Final[tuple[tuple[int, str], ...]] = (
     (NOTE_TRUNCATED, "truncated_block"),
     (NOTE_UNKNOWN_BLOCK, "unknown_block"),
@@ -107,6 +110,8 @@ NOTES: Final[tuple[tuple[int, str], ...]] = (
     (NOTE_REPEATED_BLOCK, "repeated_block"),
     (NOTE_SIGNATURE, "signature"),
     (NOTE_TRAILING, "trailing_bytes"),
+    (NOTE_SIGNATURE_OK, "signature_ok"),
+    (NOTE_SIGNATURE_BAD, "signature_bad"),
 )
 
 
@@ -231,6 +236,7 @@ class RowBatch:
     positions: Mapping[int, tuple[int, int]]
     counts: Mapping[int, Mapping[str, int]]  # partition → frames, rejected, sessions... (see store ledger)
     link_events: Sequence[LinkEvent] = ()  # counted under ``other``
+    keys: Sequence[ExchangedKey] = ()  # from frames counted under ``other``
 
 
 @dataclass(frozen=True, slots=True)

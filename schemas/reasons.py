@@ -50,7 +50,7 @@ REASONS: Final[tuple[Reason, ...]] = (
     Reason(13, "unknown_command", "The command id is not one of the standard's uplink commands.",
            "Check the command id (offset 2) and the edition's start mark."),
     Reason(14, "encrypted", "The data unit is encrypted and no key is known for it.",
-           "Send encryption 0x01 (none), or configure the vehicle's key."),
+           "Send encryption 0x01 (none), or `nevstream keys add` and requeue."),
     Reason(15, "unknown_topic", "The MQTT topic is not one that vehicles publish to.",
            "Publish to nev/v1/{vin}/gbt32960."),
     Reason(16, "conflict", "Another frame with the same vehicle, time and kind but other content is stored.",
@@ -59,6 +59,10 @@ REASONS: Final[tuple[Reason, ...]] = (
            "Check gateway.gbt32960.platform_users against what the platform sends."),
     Reason(18, "vin_in_use", "A login while the same VIN is logged in on another connection, and that one stays.",
            "Find the other terminal with this VIN, or set gateway.gbt32960.same_vin = \"replace\"."),
+    Reason(19, "decryption", "A key is known for the encrypted data unit, and it does not open it.",
+           "Compare the vehicle's key with `nevstream keys list`, and mode and padding with the section [encryption]."),
+    Reason(20, "signature", "The report's signature is not that of the vehicle's public key.",
+           "Check the public key with `nevstream keys list`; encryption.signature = \"keep\" takes such ones, marked."),
 )  # fmt: skip
 
 BY_CODE: Final = {reason.code: reason for reason in REASONS}

@@ -17,6 +17,17 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from schemas.gbt32960.scheme import (
+    SM2_ID,
+    CipherMode,
+    KeyExchange,
+    RsaPadding,
+    RsaSignature,
+    Scheme,
+    SignatureHash,
+    Sm2Form,
+    UnitPadding,
+)
 from services.errors import SettingsError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -56,6 +67,11 @@ class SameVin(StrEnum):
 class Activation(StrEnum):
     REGISTRY = "registry"
     REFUSE = "refuse"
+
+
+class SignaturePolicy(StrEnum):
+    KEEP = "keep"
+    REQUIRE = "require"
 
 
 class JournalKind(StrEnum):
@@ -206,6 +222,72 @@ class Pipeline(Section):
     )
 
 
+class Encryption(Section):
+    """Defaults are what a terminal's crypto library does when nothing is asked of it; the standard says nothing."""
+
+    mode: CipherMode = Field(
+        CipherMode.ECB,
+        description="Mode of AES and SM4. UNCONFIRMED: the standard names none; ask the terminal's maker. "
+        "cbc-iv-first: the data unit begins with the 16-byte initial vector.",
+    )
+    iv: str = Field(
+        "00" * 16, pattern="^[0-9a-fA-F]{32}$", description="Initial vector of mode cbc, 32 hex digits. UNCONFIRMED."
+    )
+    padding: UnitPadding = Field(
+        UnitPadding.PKCS7,
+        description="Padding of AES and SM4. UNCONFIRMED. zero: what it adds is not taken off again (a data unit may "
+        "end in zeros of its own) and is kept as an unknown block.",
+    )
+    rsa: RsaPadding = Field(
+        RsaPadding.PKCS1, description="Padding of RSA; a longer data unit is block after block. UNCONFIRMED."
+    )
+    sm2: Sm2Form = Field(
+        Sm2Form.C1C3C2, description="Order of an SM2 ciphertext (GM/T 0009: c1c3c2; older: c1c2c3). UNCONFIRMED."
+    )
+    key_exchange: KeyExchange = Field(
+        KeyExchange.PLAIN,
+        description="What protects the key in a 0x0B frame (edition 2025). UNCONFIRMED. rsa, sm2: it is encrypted for "
+        "the platform, whose private key `nevstream keys add --platform` has.",
+    )
+    signature: SignaturePolicy = Field(
+        SignaturePolicy.KEEP,
+        description="A 2025 report whose signature is not that of the public key known for its vehicle. keep: stored "
+        "with the note signature_bad. require: a dead letter. Reports without signature or without a known key are "
+        "stored either way.",
+    )
+    signature_rsa: RsaSignature = Field(RsaSignature.PKCS1, description="Padding of RSA signatures. UNCONFIRMED.")
+    signature_hash: SignatureHash = Field(
+        SignatureHash.SHA256, description="Hash of RSA and ECC signatures; SM2 is always with SM3. UNCONFIRMED."
+    )
+    signature_sm2_id: str = Field(
+        SM2_ID,
+        max_length=1000,
+        description="The signer's identity of SM2 signatures, GM/T 0009's. UNCONFIRMED.",
+    )
+    master_key: SecretStr = Field(
+        SecretStr(""),
+        description="Encrypts the keys in the database: 64 hex digits (openssl rand -hex 32). Empty: master_key_file.",
+    )
+    master_key_file: str = Field(
+        "", description="File that holds the master key. Empty, and master_key too: keys are stored in the clear."
+    )
+    refresh_s: float = Field(5.0, gt=0, description="How often the pipeline asks whether keys were added or removed.")
+
+    def scheme(self) -> Scheme:
+        """These choices as the codec takes them."""
+        return Scheme(
+            mode=self.mode,
+            iv=bytes.fromhex(self.iv),
+            padding=self.padding,
+            rsa=self.rsa,
+            sm2=self.sm2,
+            key_exchange=self.key_exchange,
+            sm2_id=self.signature_sm2_id.encode(),
+            rsa_signature=self.signature_rsa,
+            signature_hash=self.signature_hash,
+        )
+
+
 class Web(Section):
     host: str = Field("127.0.0.1", description="Address of the HTTP API.")
     port: Port = Field(8080, description="TCP port of the HTTP API.")
@@ -242,6 +324,9 @@ class Settings(Section):
     journal: Journal = Field(default_factory=lambda: Journal(), description="The durable log of raw frames.")
     gateway: Gateway = Field(default_factory=lambda: Gateway(), description="The doors vehicles connect to.")
     pipeline: Pipeline = Field(default_factory=lambda: Pipeline(), description="Journal to rows.")
+    encryption: Encryption = Field(
+        default_factory=lambda: Encryption(), description="Encrypted data units, signatures, and the keys for both."
+    )
     dead_letters: DeadLetters = Field(
         default_factory=lambda: DeadLetters(), description="Frames that could not become rows: how many are kept."
     )
@@ -277,7 +362,7 @@ class Settings(Section):
             raise SettingsError(f"these settings are wrong (`nevstream config` shows every one):\n{lines}") from None
 
 
-_SECRET_OPTIONS = {"dsn", "platform_users"}
+_SECRET_OPTIONS = {"dsn", "platform_users", "master_key"}
 
 
 def _mistake(error: Mapping[str, Any]) -> str:
