@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -292,7 +293,7 @@ def _text(data: bytes, encoding: str) -> str:
 def _encoding(value: Any) -> str:
     name = text_of(value)
     try:
-        b"".decode(name)
+        codecs.lookup(name)
     except LookupError:
         raise ValueError from None
     return name

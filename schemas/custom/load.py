@@ -143,7 +143,7 @@ class Loading:
         seen: dict[str, Path] = {}
         for field, path in fields:
             if field.source in seen:
-                at = self.reader.line(seen[field.source])
+                at = self.reader.line((*seen[field.source], "field"))
                 self.reader.wrong((*path, "field"), f"field {field.source!r} is mapped on line {at} already; keep one")
             seen.setdefault(field.source, path)
 

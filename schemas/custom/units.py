@@ -24,6 +24,7 @@ def unit_end(unit: str) -> str:
     if known is not None:
         return known
     plain = text.lower().replace("/", "_per_").replace("°", "deg").replace("%", "pct").replace("ω", "ohm")
+    plain = re.sub(r"(?<=\d) +(?=[a-z])", "", plain)  # kg/100 km: kg_per_100km
     plain = plain.replace("²", "2").replace("³", "3").replace("µ", "u")
     return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
 

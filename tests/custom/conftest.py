@@ -27,9 +27,19 @@ def batch_of(rows: Sequence[tuple[str, int, Sequence[Block]]], notes: int = NOTE
     data = np.zeros(max(1, n * header), np.uint8)
     zero8, zero32 = np.zeros(n, np.uint8), np.zeros(n, np.uint32)
     frames = Frames(
-        data, np.arange(n, dtype=np.int64) * header, np.full(n, header, np.int32), np.zeros(n, np.int64),
-        zero8, zero8 + 1, zero8, zero32, zero32, np.zeros(n, np.int32), np.zeros(n, np.int64), np.arange(n, dtype=np.int32),
-    )  # fmt: skip
+        data,
+        np.arange(n, dtype=np.int64) * header,
+        np.full(n, header, np.int32),
+        np.zeros(n, np.int64),
+        zero8,
+        zero8 + 1,
+        zero8,
+        zero32,
+        zero32,
+        np.zeros(n, np.int32),
+        np.zeros(n, np.int64),
+        np.arange(n, dtype=np.int32),
+    )
     kept = [
         b"".join(bytes([kind]) + len(body).to_bytes(2, "big") + body for kind, body in blocks) for _, _, blocks in rows
     ]

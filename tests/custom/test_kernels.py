@@ -31,18 +31,18 @@ from schemas.custom.model import (
 from schemas.custom.tables import compile_tables
 from schemas.signals import State
 
-QUICK = settings(deadline=None, max_examples=120)
+QUICK = settings(deadline=None, max_examples=200)
 VINS = ("LTEST000000000001", "LABC0000000000002", "")
 NAMES = [f"s{i}" for i in range(6)]
 decimals = st.decimals(-1000, 1000, allow_nan=False, places=3)
 
 
 @st.composite
-def bits(draw: st.DrawFn, byte_max: int = 10) -> Any:
-    size = draw(st.integers(1, 9))
+def bits(draw: st.DrawFn) -> Any:
+    size = draw(st.sampled_from([1, 1, 2, 3, 4, 8, 9]))
     bit = draw(st.integers(0, 8 * size - 1))
     count = draw(st.integers(1, min(64, 8 * size - bit)))
-    return bits_of(draw(st.integers(0, byte_max)), size, draw(st.booleans()), bit, count)
+    return bits_of(draw(st.integers(0, 5)), size, draw(st.booleans()), bit, count)
 
 
 @st.composite
@@ -52,17 +52,28 @@ def field(draw: st.DrawFn, name: str) -> Field:
     if number >= Number.FLOAT32:
         size = 4 if number is Number.FLOAT32 else 8
         place = bits_of(draw(st.integers(0, 6)), size, draw(st.booleans()), 0, 8 * size)
-    low, high = draw(
-        st.one_of(st.just((None, None)), st.tuples(decimals, decimals).map(lambda pair: tuple(sorted(pair))))
-    )
+    low, high = None, None
+    if draw(st.integers(0, 2)) == 0:
+        low, high = sorted(draw(st.tuples(decimals, decimals)))
     patterns = st.integers(0, 2**place.count - 1)
     sentinels = draw(st.dictionaries(patterns, st.sampled_from([State.ABNORMAL, State.INVALID]), max_size=2))
-    conditions = draw(st.lists(st.builds(Condition, bits(4), st.frozensets(st.integers(0, 3), min_size=1)), max_size=2))
+    # selectors of one or two bits, so that they often hold
+    one = st.builds(lambda byte, little: bits_of(byte, 1, little, 2, 2), st.integers(0, 9), st.booleans())
+    condition = st.builds(Condition, one, st.frozensets(st.integers(0, 3), min_size=1))
+    conditions = draw(st.lists(condition, max_size=2)) if draw(st.booleans()) else []
     scale = draw(st.one_of(st.just(Decimal(1)), decimals.filter(bool), st.just(Decimal(1) / 2**16)))
     return Field(
-        name, place, number, scale, draw(decimals), low, high,
-        () if number >= Number.FLOAT32 else tuple(sentinels.items()), tuple(conditions), draw(st.integers(0, 6)),
-    )  # fmt: skip
+        name,
+        place,
+        number,
+        scale,
+        draw(decimals),
+        low,
+        high,
+        () if number >= Number.FLOAT32 else tuple(sentinels.items()),
+        tuple(conditions),
+        draw(st.integers(0, 6)),
+    )
 
 
 def fields() -> Any:
@@ -71,18 +82,30 @@ def fields() -> Any:
     )
 
 
-vins = st.lists(st.sampled_from(["L", "LTEST", "LABC", "LTEST000000000001"]), max_size=2, unique=True).map(tuple)
-match = st.builds(Match, st.sampled_from([0x80, 0x81, 0xFE]), vins, st.sampled_from([0, 16, 25]))
+vins = st.one_of(
+    st.just(()),
+    st.lists(st.sampled_from(["L", "LTEST", "LABC", "LTEST000000000001"]), max_size=2, unique=True).map(tuple),
+)
+match = st.builds(Match, st.sampled_from([0x80, 0x80, 0x81]), vins, st.sampled_from([0, 0, 16, 25]))
 layouts = st.builds(
-    CanLayout, head=st.integers(0, 3), id_at=st.just(0), id_bytes=st.sampled_from([2, 4]), length_at=st.sampled_from([-1, 4]),
-    length_bytes=st.integers(1, 2), length_is_code=st.booleans(), data_at=st.integers(6, 7),
-    data_bytes=st.sampled_from([1, 8, 12]), tail=st.integers(0, 2), little=st.booleans(),
+    CanLayout,
+    head=st.integers(0, 3),
+    id_at=st.just(0),
+    id_bytes=st.sampled_from([2, 4]),
+    length_at=st.sampled_from([-1, 4]),
+    length_bytes=st.integers(1, 2),
+    length_is_code=st.booleans(),
+    data_at=st.integers(6, 7),
+    data_bytes=st.sampled_from([1, 8, 12]),
+    tail=st.integers(0, 2),
+    little=st.booleans(),
     id_mask=st.sampled_from([0x1FFF_FFFF, 0xFF00]),
-)  # fmt: skip
+)
 messages = st.lists(
     st.builds(CanMessage, st.sampled_from([0, 1, 0x100, 0xFF00, EXTENDED, EXTENDED | 0x1234]), st.just("m"), fields()),
-    max_size=4, unique_by=lambda message: message.key,
-).map(tuple)  # fmt: skip
+    max_size=4,
+    unique_by=lambda message: message.key,
+).map(tuple)
 
 
 @st.composite
@@ -94,17 +117,20 @@ def layout(draw: st.DrawFn) -> CanLayout:
 
 
 files = st.builds(
-    SignalsFile, st.just("x"), st.just({name: Signal(name, "", "") for name in NAMES}),
-    st.lists(st.builds(BlockRule, match, st.just("b"), fields()), max_size=3).map(tuple),
+    SignalsFile,
+    st.just("x"),
+    st.just({name: Signal(name, "", "") for name in NAMES}),
+    st.lists(st.builds(BlockRule, match, st.just("b"), fields()), min_size=1, max_size=3).map(tuple),
     st.lists(st.builds(CanRule, match, st.just("c"), layout(), messages), max_size=2).map(tuple),
     st.just(()),
-)  # fmt: skip
+)
 # ids and lengths that mean something are rare among random bytes
-chunks = st.lists(
-    st.one_of(st.binary(max_size=12), st.sampled_from([b"\0\0\1\0\x08\x08", b"\1\0\0\0\x08\0", b"\x80\0\x12\x34\x0f\0", bytes(14)])),
-    max_size=5,
-).map(b"".join)  # fmt: skip
-blocks = st.lists(st.tuples(st.sampled_from([0x80, 0x81, 0xFE, 0, 0xFF, 0x90]), chunks), max_size=4)
+known_frames = st.sampled_from(
+    [b"\0\0\1\0\x08\x08", b"\1\0\0\0\x08\0", b"\x80\0\x12\x34\x0f\0", b"\0\0\0\0\x08\0", b"\0\1\0\0"]
+)
+framed = st.lists(st.tuples(known_frames, st.binary(min_size=8, max_size=12)).map(b"".join), min_size=1, max_size=3)
+bodies = st.one_of(st.binary(max_size=6), st.binary(min_size=8, max_size=20), framed.map(b"".join), st.just(bytes(14)))
+blocks = st.lists(st.tuples(st.sampled_from([0x80, 0x80, 0x80, 0x81, 0xFE, 0, 0xFF]), bodies), min_size=1, max_size=4)
 rows = st.lists(st.tuples(st.sampled_from(VINS), st.sampled_from([16, 25]), blocks), min_size=1, max_size=5)
 
 
@@ -133,8 +159,10 @@ cells = st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(0, 18), st.sampl
 @example([[(5, 2, 1), (-5, 18, 1), (-(2**63), 3, 1)]])
 @example([[(0, 18, 1), (100, 2, 1), (1500, 3, 0)], [(0, 0, 4), (0, 0, 3), (0, 0, 2)], [(0, 0, 0)] * 3])
 def test_text_is_the_twins_and_exact(given_cells: Any) -> None:
-    num, digits, state = (np.array([[cell[i] for cell in row] for row in given_cells], kind)
-                          for i, kind in enumerate((np.int64, np.uint8, np.uint8)))  # fmt: skip
+    num, digits, state = (
+        np.array([[cell[i] for cell in row] for row in given_cells], kind)
+        for i, kind in enumerate((np.int64, np.uint8, np.uint8))
+    )
     labels = b'"a":"bb":"c_kpa":'
     at = np.array([0, 4, 9, len(labels)], np.int64)
     room = len(given_cells) * (len(labels) + 3 * text.VALUE_BYTES + text.FLAWS_BYTES)
@@ -168,7 +196,7 @@ NEWER = '[[block]]\ntype = 0x81\nedition = 2025\n[[block.signal]]\nname = "door_
         ("LOTHER00000000001", 25, 3),  # a named edition before none
         ("LOTHER00000000001", 16, 2),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("order", [NARROW + WIDE + NEWER, NEWER + WIDE + NARROW])
 def test_the_most_particular_rule_is_taken(
     make: SimpleNamespace, vin: str, edition: int, found: int, order: str
@@ -222,7 +250,7 @@ def test_every_row_in_chunks(make: SimpleNamespace, monkeypatch: pytest.MonkeyPa
         ('bytes = 8\nnumber = "float"\ndecimals = 9', "400921fb54442d18", "3.141592654"),
         ('bytes = 4\nnumber = "float"', "7f7fffff", None),  # 3.4e38
     ],
-)  # fmt: skip
+)
 def test_numbers(make: SimpleNamespace, lines: str, body: str, found: Any) -> None:
     decoded = make.decoded(
         f'[[block]]\ntype = 0x81\n[[block.signal]]\nname = "x"\nbyte = 0\n{lines}\n', [(0x81, bytes.fromhex(body))]
