@@ -17,6 +17,9 @@ from typing import Final, Protocol
 CLOCKS_APART: Final = timedelta(minutes=10)
 # Keys tried on one frame, newest first. A vehicle has one at a time, two around a change; platforms are few.
 TRIED_MAX: Final = 8
+# Keys held of one vehicle; beyond it the one that began first goes, so that a terminal that exchanges a key with
+# every frame fills no memory.
+HELD_MAX: Final = 64
 
 
 class Scope(StrEnum):
@@ -88,6 +91,9 @@ class Keyring:
         if key not in held:
             held.append(key)
             self._n += 1
+            if not platform and len(held) > HELD_MAX:
+                held.remove(min(held, key=_begin))
+                self._n -= 1
 
     @property
     def verifies(self) -> bool:
@@ -105,9 +111,9 @@ class Keyring:
             found += sorted(good, key=_begin, reverse=True)
         return found[:TRIED_MAX]
 
-    def platform(self, algorithm: int, at: datetime) -> list[Key]:
+    def of_platforms(self, at: datetime) -> list[Key]:
         """The platforms' keys that open what was encrypted for them, such as a key in a 0x0B frame."""
-        good = [k for k in self._platforms if k.algorithm == algorithm and k.purpose is Purpose.DECRYPT and k.valid(at)]
+        good = [k for k in self._platforms if k.purpose is Purpose.DECRYPT and k.valid(at)]
         return sorted(good, key=_begin, reverse=True)[:TRIED_MAX]
 
 

@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 
 from schemas.batch import I64, U8, U32, VIN_BYTES, Batch, Codec, CopyStream, DeadLetter, Door, Frames, Login, RowBatch
 from schemas.custom.extract import Extractor
+from schemas.gbt32960.check import Secrets
 from schemas.gbt32960.commands import Ack
 from schemas.gbt32960.decode import decode_frames
 from schemas.gbt32960.frame import AT_ACK, AT_UNIT, AT_VIN, vin_ok
 from schemas.journal.record import HEADER, RecordError, decode_records
+from schemas.keyring import ExchangedKey
 from schemas.link_events import LinkEvent
 from schemas.reasons import CODE
 from schemas.seams import StoredRecord
 from services.pipeline.rows import TELEMETRY, VEHICLE_STATE, StreamBuffer
+from services.pipeline.secrets import Opened, open_frames, verify_signatures
 from services.pipeline.sessions import PLATFORM_COMMANDS, VEHICLE_COMMANDS, link_events, moment, session_of
 from services.pipeline.validate import REISSUE, REPORT, validate
 from services.pipeline.vehicles import UNKNOWN, VehicleTable, classify
@@ -108,6 +111,8 @@ class Decoded:
     events: list[LinkEvent] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     own_flaws: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (signal of a signals file, state) → times
+    cipher: Mapping[int, bytes] = field(default_factory=dict)  # line → bytes as they came, of frames opened here
+    keys: Sequence[ExchangedKey] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +136,23 @@ def decode(
     clock_future_max_s: int,
     clock_past_max_days: int,
     own_signals: Extractor | None = None,
+    secrets: Secrets | None = None,
 ) -> Decoded:
-    """Frames to checked signals, with the vehicles that ``table`` knows; ``own_signals``: those of a signals file."""
+    """Frames to checked signals, with the vehicles that ``table`` knows; ``own_signals``: those of a signals file.
+
+    ``secrets``: keys; those that vehicles exchange in this batch are added to its ring.
+    """
     begun = time.perf_counter()
     frames, damaged = read_frames(records)
     unpacked = time.perf_counter()
+    opened = Opened(frames) if secrets is None else open_frames(frames, secrets)
+    frames = opened.frames
     batch = Batch.empty(frames.n, len(frames.data))
     decode_frames(frames.data, frames.start, frames.length, frames.codec, frames.reason, batch)
+    opened.refuse(batch)
     flaws = validate(frames, batch, clock_future_max_s, clock_past_max_days)
+    if secrets is not None:
+        verify_signatures(frames, batch, secrets)
 
     known_codec = (frames.codec == Codec.GBT32960) | (frames.codec == Codec.EVENT)
     refused_here = np.where(known_codec, batch.reason, np.uint8(_UNKNOWN_TOPIC))
@@ -162,6 +176,8 @@ def decode(
         np.full(len(lines), -1, np.int64),
         flaws,
         events,
+        cipher=opened.cipher,
+        keys=[key for line, key in opened.keys.items() if not why[line]],
     )
     if (rows == UNKNOWN).any():
         _find_new(decoded)
@@ -271,6 +287,7 @@ def build(
             positions=positions,
             counts=counts,
             link_events=decoded.events,
+            keys=decoded.keys,
         ),
         frames=frames.n + len(decoded.damaged),
         reports=len(report_lines),
@@ -308,7 +325,7 @@ def dead_letter(decoded: Decoded, line: int) -> DeadLetter:
         vin=source.get("vin") or _claimed_vin(frames, line),
         peer=source.get("peer") or None,
         client=source.get("client") or None,
-        frame=frames.frame(line),
+        frame=decoded.cipher.get(line) or frames.frame(line),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.batch import VIN_BYTES, Codec, Frames
+from schemas.gbt32960.check import Secrets
 from schemas.gbt32960.digest import digest
 from schemas.gbt32960.frame import AT_UNIT
 from schemas.replayed import Readable, Redecoded, Unreadable
@@ -68,8 +69,10 @@ class Redecoder:
         since: datetime,
         until: datetime,
         vin: str | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self._bounds = bounds
+        self._secrets = secrets
         self._own_signals = extractor_of(bounds.signals_file)
         self._table = VehicleTable.of(known)
         self._letters = letters
@@ -82,7 +85,14 @@ class Redecoder:
     def batch(self, records: Sequence[StoredRecord]) -> Redecoded:
         """What these records are now."""
         bounds = self._bounds
-        decoded = decode(records, self._table, bounds.clock_future_max_s, bounds.clock_past_max_days, self._own_signals)
+        decoded = decode(
+            records,
+            self._table,
+            bounds.clock_future_max_s,
+            bounds.clock_past_max_days,
+            self._own_signals,
+            self._secrets,
+        )
         frames, batch = decoded.frames, decoded.batch
         new = self._add_strangers(decoded)
         inside = (frames.received_us >= self._since) & (frames.received_us < self._until)

@@ -18,7 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from schemas.batch import Committed
+from schemas.gbt32960.check import Secrets
 from schemas.gbt32960.commands import command_name
+from schemas.keyring import ExchangedKey, KeyStore
 from schemas.reasons import reason_name
 from schemas.seams import JournalReader, Sink, StoredRecord
 from schemas.signals import SIGNALS, State
@@ -27,7 +29,7 @@ from services.errors import JournalUnavailable, NevstreamError, PositionsMoved, 
 from services.own_signals import extractor_of
 from services.pipeline.batching import REPLY, Prepared, Streams, bounded, build, decode
 from services.pipeline.vehicles import VehicleTable
-from services.settings import Settings
+from services.settings import Settings, SignaturePolicy
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +58,14 @@ class Pipeline:
         sink: Sink,
         partitions: Sequence[int],
         clock: Callable[[], float] = time.time,
+        keys: KeyStore | None = None,
     ) -> None:
         self._settings = settings.pipeline
+        self._encryption = settings.encryption
+        self._keys = keys
+        self._secrets: Secrets | None = None
+        self._keys_asked_at = 0.0
+        self._fresh_keys: Sequence[ExchangedKey] = ()  # of the newest batch, perhaps not committed yet
         self._journal = journal
         self._sink = sink
         self._partitions = tuple(partitions)
@@ -104,6 +112,8 @@ class Pipeline:
         self._in_flight_us.clear()
         after = await self._sink.positions(self._partitions)
         table = VehicleTable.of(await self._sink.known_vehicles())
+        self._secrets = None
+        self._fresh_keys = ()
         turns = (Streams(), Streams())
         unread: list[StoredRecord] = []
         committing: asyncio.Task[None] | None = None
@@ -126,6 +136,7 @@ class Pipeline:
                     continue
                 prepared = None
                 if unread:
+                    await self._refresh_keys()
                     records, unread = bounded(
                         unread, self._settings.batch_frames_max, _UNPACKED_FACTOR * self._settings.batch_bytes_max
                     )
@@ -146,6 +157,24 @@ class Pipeline:
                 # at a stop, and whatever else went wrong: a commit that has begun is seen to its end
                 await committing
 
+    async def _refresh_keys(self) -> None:
+        """Load the keys at first and when some were added or removed by hand; those of vehicles come by themselves."""
+        if self._keys is None:
+            return
+        now = time.monotonic()
+        if self._secrets is not None:
+            if now - self._keys_asked_at < self._encryption.refresh_s:
+                return
+            self._keys_asked_at = now
+            if not await self._keys.changed():
+                return
+        ring = await self._keys.keyring()
+        for exchanged in self._fresh_keys:
+            ring.add(exchanged.key)
+        require = self._encryption.signature is SignaturePolicy.REQUIRE
+        self._secrets = Secrets(ring, self._encryption.scheme(), require)
+        self._keys_asked_at = now
+
     async def _prepare(
         self,
         records: list[StoredRecord],
@@ -157,8 +186,10 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         settings = self._settings
         decoded = await loop.run_in_executor(
-            thread, decode, records, table, settings.clock_future_max_s, settings.clock_past_max_days, self._own_signals
-        )
+            thread, decode, records, table, settings.clock_future_max_s, settings.clock_past_max_days,
+            self._own_signals, self._secrets,
+        )  # fmt: skip
+        self._fresh_keys = decoded.keys
         ids = await self._sink.register(decoded.new_vins) if decoded.new_vins else []
         newest = {record.partition: record.offset for record in records}  # in offset order within a partition
         positions = {partition: (after[partition], offset) for partition, offset in newest.items()}
