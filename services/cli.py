@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from services import cli_dead_letters, cli_replay, cli_signals
@@ -488,7 +489,8 @@ def main() -> None:
     try:
         app()
     except NevstreamError as error:
-        err.print(f"[red]nevstream:[/red] {error}", highlight=False, markup=True)
+        # a message may hold brackets, such as [[block]]
+        err.print(f"[red]nevstream:[/red] {escape(str(error))}", highlight=False, markup=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # the reader (`| head`) went away: not an error; keep Python from complaining at exit

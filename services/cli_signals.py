@@ -36,7 +36,8 @@ def check(file: Annotated[Path, typer.Argument(help="A signals file (TOML).")], 
             ]
             typer.echo(json.dumps({"file": str(file), "mistakes": mistakes}, ensure_ascii=False))
             raise typer.Exit(UsageError.exit_code) from None
-        raise UsageError(str(error)) from None
+        typer.echo(str(error), err=True)  # as compilers print it: a line each, not wrapped, for editors to jump from
+        raise typer.Exit(UsageError.exit_code) from None
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}; give the path of a signals file") from error
     if as_json:
