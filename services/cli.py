@@ -24,7 +24,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services import cli_dead_letters, cli_replay, cli_signals
+from services import cli_dead_letters, cli_doctor, cli_keys, cli_replay, cli_signals
 from services.errors import NevstreamError, Unavailable, UsageError
 from services.settings import Settings, sample
 from services.terminal import ApiOption, ConfigOption, JsonOption, database, err, out
@@ -43,6 +43,7 @@ vehicles_app = typer.Typer(help="The vehicle registry.", no_args_is_help=True)
 app.add_typer(vehicles_app, name="vehicles")
 app.add_typer(cli_dead_letters.app, name="dead-letters")
 app.add_typer(cli_signals.app, name="signals")
+app.add_typer(cli_keys.app, name="keys")
 app.command(name="replay")(cli_replay.replay)
 
 _HEX = re.compile(rb"(?:0x)?[0-9a-fA-F\s:]+")
@@ -359,6 +360,9 @@ def vehicles_set_password(vin: str, config: ConfigOption = None) -> None:
         raise UsageError("an empty password is no password; type one, or pipe it in on one line")
     set_password(database(Settings.read(config)), vin, password)
     out.print(f"password of {vin} set", highlight=False)
+
+
+app.command()(cli_doctor.doctor)
 
 
 @app.command()

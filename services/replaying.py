@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from schemas.gbt32960.check import Secrets
 from schemas.keys import partition_of_vin
 from schemas.seams import StoredRecord
 from services.journal.postgres import PostgresJournal
 from services.pipeline.replay import Redecoder, records_between
-from services.settings import Settings
+from services.settings import Settings, SignaturePolicy
+from services.store import keys
 from services.store.replay import DayApplied, Diff, ReplayStore
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,10 @@ async def replay(
             mine = partition_of_vin(vin, settings.journal.partitions)
             ends = {partition: offset for partition, offset in ends.items() if partition == mine}
         letters, again = store.letters(since, until, vin)
-        decoder = Redecoder(settings.pipeline, store.known_vehicles(), letters, since, until, vin)
+        encryption = settings.encryption
+        require = encryption.signature is SignaturePolicy.REQUIRE
+        secrets = Secrets(keys.load(dsn, encryption), encryption.scheme(), require)
+        decoder = Redecoder(settings.pipeline, store.known_vehicles(), letters, since, until, vin, secrets)
 
         def take(records: Sequence[StoredRecord]) -> None:
             batch = decoder.batch(records)

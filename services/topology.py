@@ -373,6 +373,7 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
     """Journal to rows, for this process's share of the partitions."""
     from services.journal.postgres import PostgresJournal
     from services.pipeline.worker import Pipeline
+    from services.store.keys import PostgresKeys
     from services.store.postgres import PostgresSink
 
     _load(warm_steps("pipeline"))
@@ -380,6 +381,7 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
     mine = [p for p in range(settings.journal.partitions) if p % settings.pipeline.processes == index]
     journal = PostgresJournal(dsn, settings.journal.partitions)
     sink = PostgresSink(dsn, settings)
+    keys = PostgresKeys(dsn, settings.encryption)
     pruning: list[asyncio.Task[None]] = []
     try:
         await _until_available("journal", journal.open, stop)
@@ -392,12 +394,13 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
                 asyncio.create_task(_prune_letters(settings, dsn, journal, stop), name="prune dead letters"),
                 asyncio.create_task(_prune_link_events(settings, dsn, stop), name="prune link events"),
             ]
-        await Pipeline(settings, journal, sink, mine).run(stop)
+        await Pipeline(settings, journal, sink, mine, keys=keys).run(stop)
     finally:
         for task in pruning:
             task.cancel()
         if pruning:
             await asyncio.wait(pruning)
+        await keys.close()
         await sink.close()
         await journal.close()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from schemas import keyring
 from schemas.batch import VIN_BYTES, Committed, CopyStream, DeadLetter, Login, RowBatch
 from schemas.keys import order_key, partition_of_vin
 from schemas.link_events import LinkEvent
@@ -27,8 +28,8 @@ Key = tuple[Any, ...]
 class MemorySink:
     """Tables as dictionaries: ``telemetry`` by (vehicle_id, time, kind, part), ``states`` by vehicle_id,
     ``vehicles`` VIN → id, ``logins`` and ``dead_letters`` by (partition, offset, position), ``link_events`` by
-    (origin, number), ``ledger`` by partition, ``commits`` in order.  ``away = True`` makes every call raise
-    ``StoreUnavailable``.
+    (origin, number), ``keys`` that vehicles exchanged, ``ledger`` by partition, ``commits`` in order.
+    ``away = True`` makes every call raise ``StoreUnavailable``.
     """
 
     def __init__(self, partitions: int = 8) -> None:
@@ -40,6 +41,7 @@ class MemorySink:
         self.logins: dict[tuple[int, int, int], Login] = {}
         self.dead_letters: dict[tuple[int, int, int], DeadLetter] = {}
         self.link_events: dict[tuple[int, int], LinkEvent] = {}
+        self.keys: list[keyring.Key] = []
         self.ledger: dict[int, Counter[str]] = {}
         self.commits: list[Committed] = []
         self._positions: dict[int, int] = {}
@@ -96,6 +98,7 @@ class MemorySink:
             self.dead_letters.setdefault((letter.partition, letter.offset, letter.position), letter)
         for event in batch.link_events:
             self.link_events.setdefault((event.origin, event.number), event)
+        self.keys += [one.key for one in batch.keys if one.key not in self.keys]
         self._count(batch.counts, duplicates, conflicts)
         self._positions.update((partition, new) for partition, (_, new) in batch.positions.items())
         known = duplicates.total() + conflicts.total()

@@ -32,6 +32,8 @@ from services.errors import PositionsMoved, StoreUnavailable
 from services.settings import Settings
 from services.store import statements
 from services.store.columns import COPIED, LEDGER
+from services.store.keys import store_exchanged
+from services.store.sealing import Sealer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,6 +54,7 @@ class PostgresSink:
         self._connect_timeout_s = max(1, round(settings.database.connect_timeout_s))
         self._days_ahead = settings.database.partitions_ahead_days
         self._partitions = settings.journal.partitions
+        self._sealer = Sealer.of(settings.encryption)
         self._connection: Connection | None = None
         self._days: set[int] = set()  # partitions known to be there
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -187,6 +190,8 @@ class PostgresSink:
             _apply_states(connection, batch.states, not_new)
             clock.lap("states")
             _write_events(connection, batch)
+            if batch.keys:
+                store_exchanged(connection, batch.keys, self._sealer)
             _write_ledger(connection, batch.counts, not_new)
             clock.lap("events")
         clock.lap("commit")
