@@ -52,7 +52,7 @@ REASONS: Final[tuple[Reason, ...]] = (
     Reason(14, "encrypted", "The data unit is encrypted and no key is known for it.",
            "Send encryption 0x01 (none), or `nevstream keys add` and requeue."),
     Reason(15, "unknown_topic", "The MQTT topic is not one that vehicles publish to.",
-           "Publish to nev/v1/{vin}/gbt32960."),
+           "Publish to nev/v1/{vin}/gbt32960, telemetry or bms."),
     Reason(16, "conflict", "Another frame with the same vehicle, time and kind but other content is stored.",
            "Check why the terminal sends two different reports for one second."),
     Reason(17, "bad_login", "A platform login (0x05) whose user name or password is wrong.",
@@ -63,6 +63,10 @@ REASONS: Final[tuple[Reason, ...]] = (
            "Compare the vehicle's key with `nevstream keys list`, and mode and padding with the section [encryption]."),
     Reason(20, "signature", "The report's signature is not that of the vehicle's public key.",
            "Check the public key with `nevstream keys list`; encryption.signature = \"keep\" takes such ones, marked."),
+    Reason(21, "bad_json", "Not JSON, not an object or an array of objects, or a sample without a time that can be read.",
+           "Compare with `nevstream schema telemetry`; time is ISO 8601 with offset, or milliseconds since 1970."),
+    Reason(22, "json_limit", "More nesting, samples or values in a JSON payload than the pipeline takes.",
+           "Split the payload, or raise pipeline.json_*_max."),
 )  # fmt: skip
 
 BY_CODE: Final = {reason.code: reason for reason in REASONS}

@@ -1,0 +1,1 @@
+"""JSON samples: what the topics ``telemetry`` and ``bms`` carry.  See ``schemas/mqtt/README.md``."""
