@@ -44,6 +44,15 @@ class SignatureAlgorithm(StrEnum):
     ECC = "ecc"
 
 
+class Form(StrEnum):
+    """How a key is written."""
+
+    PEM = "pem"
+    HEX = "hex"
+    BASE64 = "base64"
+    RAW = "raw"
+
+
 _UNIT: Final = {UnitAlgorithm.RSA: 2, UnitAlgorithm.AES: 3, UnitAlgorithm.SM2: 4, UnitAlgorithm.SM4: 5}
 _SIGNATURE: Final = {SignatureAlgorithm.SM2: 1, SignatureAlgorithm.RSA: 2, SignatureAlgorithm.ECC: 3}
 
@@ -62,6 +71,7 @@ def add(
         SignatureAlgorithm | None, typer.Option("--signature", "-s", help="A public key that verifies signatures.")
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read it from here; else standard input.")] = None,
+    form: Annotated[Form | None, typer.Option("--format", help="How it is written, when not as it looks.")] = None,
     since: Annotated[str | None, typer.Option("--from", help=f"Valid from: {TIME_HELP}.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="Valid to; written as --from is.")] = None,
     config: ConfigOption = None,
@@ -96,7 +106,7 @@ def add(
     else:
         assert signature is not None
         number, sizes = _SIGNATURE[signature], (64, 65)
-    secret = _secret(_read(file), sizes)
+    secret, written = _secret(_read(file), sizes, form)
     scope = Scope.VEHICLE if platform is None else Scope.PLATFORM
     key = Key(owner, scope, purpose, number, secret, begin, end)
     try:
@@ -107,7 +117,7 @@ def add(
     if added is None:
         out.print("this key is there already; nothing was changed")
         return
-    out.print(f"key {added} of {owner} added", highlight=False)
+    out.print(f"key {added} of {owner} added: {len(secret)} bytes, read as {written}", highlight=False, markup=False)
     if purpose is Purpose.DECRYPT and Sealer.of(settings.encryption).master is None:
         err.print(
             "[yellow]It is stored in the clear: whoever can read the database can read it. To seal keys, make a master "
@@ -194,22 +204,32 @@ def _read(file: Path | None) -> bytes:
     return data
 
 
-def _secret(data: bytes, sizes: tuple[int, ...]) -> bytes:
-    """Bytes of a key written as PEM, hex, base64 (of DER or of one of ``sizes``), or bare."""
+def _secret(data: bytes, sizes: tuple[int, ...], form: Form | None) -> tuple[bytes, Form]:
+    """The bytes of a key and how they were written: PEM, hex, base64, or bare.
+
+    Unless ``form`` says so, bytes are taken to be hex or base64 when that gives a key's size (or DER): 32 hex digits
+    are a key of 16 bytes, not the 32 characters.
+    """
     text = data.strip()
-    if b"-----BEGIN" in text:
-        return _of_pem(text)
-    if len(data) in sizes:
-        return data
-    joined = b"".join(text.split())
-    for read in (binascii.unhexlify, lambda given: base64.b64decode(given, validate=True)):
-        try:
-            found = bytes(read(joined))
-        except (binascii.Error, ValueError):
-            continue
-        if len(found) in sizes or found[:1] == b"\x30":
-            return found
-    return data if data[:1] == b"\x30" else text
+    if form is Form.PEM or (form is None and b"-----BEGIN" in text):
+        return _of_pem(text), Form.PEM
+    readers = {Form.HEX: binascii.unhexlify, Form.BASE64: _base64}
+    for name, read in readers.items():
+        if form in (None, name):
+            try:
+                found = read(b"".join(text.split()))
+            except (binascii.Error, ValueError):
+                continue
+            if form is name or len(found) in sizes or found[:1] == b"\x30":
+                return found, name
+    if form not in (None, Form.RAW):
+        raise UsageError(f"what was given is not {form}")
+    # An editor's line end after a key that was typed.
+    return (text if len(data) not in sizes and len(text) in sizes else data), Form.RAW
+
+
+def _base64(text: bytes) -> bytes:
+    return base64.b64decode(text, validate=True)
 
 
 def _of_pem(text: bytes) -> bytes:
