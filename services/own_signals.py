@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from schemas.custom.extract import Extractor
+from schemas.custom.jsonfields import JsonFields
 from schemas.custom.load import load
 from schemas.custom.model import SignalsFile, SignalsFileError
 from schemas.custom.tables import compile_tables
+from schemas.samples.decode import Decoder
+from schemas.samples.split import Limits
 from services.errors import SettingsError
 
 
@@ -31,3 +34,11 @@ def extractor_of(path: Path | None) -> Extractor | None:
     """What takes the file's signals out of reports; None for no file.  Raises ``SettingsError``."""
     file = signals_of(path)
     return Extractor(compile_tables(file)) if file is not None else None
+
+
+def samples_of(path: Path | None, limits: Limits) -> Decoder:
+    """What decodes JSON samples, with the file's ``[[json]]`` fields.  Raises ``SettingsError``."""
+    file = signals_of(path)
+    if file is None or not file.json:
+        return Decoder(limits=limits)
+    return Decoder(JsonFields(file).apply, frozenset(field.source for field in file.json), limits)

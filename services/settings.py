@@ -28,6 +28,7 @@ from schemas.gbt32960.scheme import (
     Sm2Form,
     UnitPadding,
 )
+from schemas.samples.split import Limits as SampleLimits
 from services.errors import SettingsError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -214,12 +215,25 @@ class Pipeline(Section):
     clock_past_max_days: int = Field(
         30, ge=1, description="A report dated further back is a dead letter (clock_past). Raise it for back-fills."
     )
+    json_depth_max: int = Field(
+        8, ge=3, le=60, description="Nesting within a JSON sample; a payload with more is a dead letter (json_limit)."
+    )
+    json_samples_max: int = Field(
+        500, ge=1, le=500, description="Samples in a JSON payload; one with more is a dead letter (json_limit)."
+    )
+    json_values_max: int = Field(
+        10_000, ge=1, le=60_000, description="Values in a JSON sample; one with more is a dead letter (json_limit)."
+    )
     signals_file: Path | None = Field(
         None,
         description="Signals of your own: a TOML file that says what custom blocks, CAN frames in them (with a DBC) "
         "and extra JSON fields mean. Check it with `nevstream signals check`; the API reads it as well.",
         examples=["signals.toml"],
     )
+
+    def json_limits(self) -> SampleLimits:
+        """The bounds of JSON payloads as the decoder takes them."""
+        return SampleLimits(self.json_depth_max, self.json_samples_max, self.json_values_max)
 
 
 class Encryption(Section):

@@ -307,9 +307,10 @@ def warm_steps(group: str) -> list[tuple[str, Callable[[], None]]]:
     elif group == "pipeline":
         from schemas.custom import extract
         from schemas.gbt32960 import decode
+        from schemas.samples import split
         from services.pipeline import rows, validate, vehicles
 
-        modules = [decode, validate, vehicles, rows, extract]
+        modules = [decode, validate, vehicles, rows, extract, split]
     elif group == "fleetsim":
         from services.fleetsim import chunks
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +43,7 @@ _SORTED: Final = orjson.OPT_SORT_KEYS
 _BAD_JSON: Final = CODE["bad_json"]
 _JSON_LIMIT: Final = CODE["json_limit"]
 _FOREIGN_VIN: Final = CODE["foreign_vin"]
+_CLOCKS: Final = (CODE["clock_future"], CODE["clock_past"])
 _REASON_OF: Final = {BAD: _BAD_JSON, LIMIT: _JSON_LIMIT}
 _REPORT: Final = f.KINDS["realtime"]
 
@@ -121,7 +123,7 @@ class _Shape:
 
 @dataclass(slots=True)
 class Decoder:
-    """Decodes the samples of batches; keeps only the shapes that samples have had.
+    """Decodes the samples of batches, within ``limits``; keeps only the shapes that samples have had.
 
     ``apply`` says what becomes of fields that are not the catalogue's (a signals file), and ``mapped`` which of them
     have a meaning there; else they are kept as they are.
@@ -129,7 +131,8 @@ class Decoder:
 
     apply: Apply | None = None
     mapped: frozenset[str] = frozenset()
-    _shapes: dict[tuple[str, ...], _Shape] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    shapes: dict[tuple[str, ...], _Shape] = field(default_factory=dict)
 
     def decode(self, frames: Frames, samples: Samples, out: Batch) -> dict[tuple[str, str], int]:
         """Fill the lines of ``samples`` in ``out``; replaces ``frames.data`` by one that holds their lists, too.
@@ -146,13 +149,13 @@ class Decoder:
         return work.own_flaws
 
     def shape(self, names: tuple[str, ...]) -> _Shape:
-        found = self._shapes.get(names)
+        found = self.shapes.get(names)
         if found is None:
-            if len(self._shapes) >= _SHAPES_MAX:
-                self._shapes.clear()  # somebody invents names: begin again rather than grow
+            if len(self.shapes) >= _SHAPES_MAX:
+                self.shapes.clear()  # somebody invents names: begin again rather than grow
             signals = [INDEX[name] for name in names if name in INDEX]
             special = tuple(name for name in names if name not in INDEX)
-            found = self._shapes[names] = _Shape(np.array(signals, np.int64), special)
+            found = self.shapes[names] = _Shape(np.array(signals, np.int64), special)
         return found
 
 
@@ -182,7 +185,7 @@ class _Work:
         low = int(begins.min())
         raw = frames.data[low : int(ends.max())].tobytes()
         loads, dumps, shape_of = orjson.loads, orjson.dumps, self.decoder.shape
-        shapes, values, owners, signals = self.decoder._shapes, self.values, self.owners, self.signals
+        shapes, values, owners, signals = self.decoder.shapes, self.values, self.owners, self.signals
         texts: list[bytes] = []
         seconds: list[int] = []
         lines = good.tolist()
@@ -197,10 +200,7 @@ class _Work:
                     continue
                 sample, text = read
             moment = sample.pop("time", None)
-            if type(moment) is int:
-                second = moment // 1000
-            else:
-                second = _second_of(moment)
+            second = moment // 1000 if type(moment) is int else _second_of(moment)
             if not 0 <= second < _TIME_S_END:
                 self._refuse(line, _BAD_JSON, low + begin + offset_of(raw[begin:end], f.TIME))
                 continue
@@ -258,7 +258,7 @@ class _Work:
                 unknown[name] = value
         for where, name, value in lists:
             if value is not None:
-                where.take(line, value, lambda path, word, name=name: self.flaw(line, f"$.{name}{path}", word))
+                where.take(line, value, partial(self._flaw_below, line, f"$.{name}"))
         if unknown:
             self._keep(line, sample, unknown)
         return True
@@ -283,6 +283,9 @@ class _Work:
         if unknown:
             self.unknown[line] = unknown
 
+    def _flaw_below(self, line: int, above: str, path: str, word: str) -> None:
+        self.flaw(line, above + path, word)
+
     def flaw(self, line: int, path: str, word: str) -> None:
         found = self.flaws.setdefault(line, {})
         if len(found) < _FLAWS_MAX:
@@ -294,9 +297,9 @@ class _Work:
     def judge_scalars(self) -> None:
         """All scalars of the batch at once: to steps, in range or not."""
         values, out = self.values, self.out
-        for line, name in self.unfit:
-            if not out.reason[line]:
-                out.state[line, INDEX[name]] = _INVALID
+        for unfit, name in self.unfit:
+            if not out.reason[unfit]:
+                out.state[unfit, INDEX[name]] = _INVALID
         if not values:
             return
         signal = np.concatenate(self.signals)
@@ -330,7 +333,7 @@ class _Work:
 
     # -- lists -----------------------------------------------------------------------------------------
     def put_lists(self) -> None:
-        """Bodies of the lists behind the frames' data, their spans in ``var``, and the signals that follow from them."""
+        """Bodies of the lists behind the frames' data, their spans in ``var``, and the signals that follow."""
         bodies: list[bytes] = []
         at = len(self.frames.data)
         for column, lists in ((b.CELLS, self.cells), (b.TEMPS, self.temps)):
@@ -369,6 +372,19 @@ class _Work:
         if texts:
             more = np.frombuffer(b"".join(texts), np.uint8)
             self.out.extra_text = np.concatenate((self.out.extra_text, more))
+
+
+def point_at_time(frames: Frames, samples: Samples, out: Batch) -> None:
+    """Where a sample is refused for its clock, the offset is that of its time."""
+    wrong = np.isin(out.reason[samples.line], _CLOCKS)
+    for line in samples.line[wrong].tolist():
+        out.detail[line] = VIN_BYTES + offset_of(frames.frame(line), f.TIME)
+
+
+def letter_frame(frames: Frames, vin_at: int, line: int) -> bytes:
+    """A sample's bytes behind its vehicle's VIN: what a dead letter of it keeps, a payload by itself."""
+    start = int(frames.start[line])
+    return frames.data[vin_at : min(vin_at + VIN_BYTES, start)].tobytes() + frames.frame(line)
 
 
 # -- what is rare --------------------------------------------------------------------------------------

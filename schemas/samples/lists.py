@@ -155,9 +155,7 @@ class Lists:
     def _tell_of(self, bad: I64, finite: Any, words: dict[int, str]) -> None:
         """Name the wrong values by their paths."""
         ends = np.cumsum([pack.count for packs in self._packs for pack in packs])
-        owner = [
-            (tell, pack) for packs, tell in zip(self._packs, self._tell, strict=True) for pack in packs
-        ]
+        owner = [(tell, pack) for packs, tell in zip(self._packs, self._tell, strict=True) for pack in packs]
         for at in bad.tolist():
             which = int(np.searchsorted(ends, at, side="right"))
             tell, pack = owner[which]
@@ -184,7 +182,7 @@ class Lists:
         if self._cells:
             firsts = np.array([packs[0].count for packs in self._packs], np.int64)
             packs = np.array([len(packs) for packs in self._packs], np.int64)
-            rows = (
+            rows: tuple[tuple[str, I64, Any], ...] = (
                 ("pack_count", packs, everywhere), ("pack_cell_total", firsts, firsts > 0),
                 ("cell_count", counts, everywhere), ("cell_max_v", high, measured), ("cell_min_v", low, measured),
                 ("cell_sum_v", total, measured),

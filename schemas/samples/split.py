@@ -214,12 +214,12 @@ def _split_one(data: U8, payload: Any, begin: Any, end: Any, limits: I64, out: I
                     if values > limits[2] and status == READ:
                         status = limit
                         offset = at
-                elif byte == _OPEN_OBJECT or byte == _OPEN_LIST:
+                elif byte in (_OPEN_OBJECT, _OPEN_LIST):
                     depth += 1
                     if depth > limits[0]:
                         return n, limit, at
                     stack = (stack << np.uint64(1)) | np.uint64(byte == _OPEN_OBJECT)
-                elif byte == _CLOSE_OBJECT or byte == _CLOSE_LIST:
+                elif byte in (_CLOSE_OBJECT, _CLOSE_LIST):
                     if (stack & np.uint64(1)) != np.uint64(byte == _CLOSE_OBJECT):
                         return n, bad, at
                     stack = stack >> np.uint64(1)

@@ -27,6 +27,7 @@ from schemas.journal.record import HEADER, RecordError, decode_records
 from schemas.keyring import ExchangedKey
 from schemas.link_events import LinkEvent
 from schemas.reasons import CODE
+from schemas.samples.decode import JSON_CODECS, Decoder, letter_frame, point_at_time, split_payloads
 from schemas.seams import StoredRecord
 from services.pipeline.rows import TELEMETRY, VEHICLE_STATE, StreamBuffer
 from services.pipeline.secrets import Opened, open_frames, verify_signatures
@@ -113,6 +114,7 @@ class Decoded:
     own_flaws: Mapping[tuple[str, str], int] = field(default_factory=dict)  # (signal of a signals file, state) → times
     cipher: Mapping[int, bytes] = field(default_factory=dict)  # line → bytes as they came, of frames opened here
     keys: Sequence[ExchangedKey] = ()
+    vin_at: I64 = field(default_factory=lambda: np.zeros(0, np.int64))  # (n,) byte of each line's VIN in the data
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,24 +139,30 @@ def decode(
     clock_past_max_days: int,
     own_signals: Extractor | None = None,
     secrets: Secrets | None = None,
+    json: Decoder | None = None,
 ) -> Decoded:
     """Frames to checked signals, with the vehicles that ``table`` knows; ``own_signals``: those of a signals file.
 
-    ``secrets``: keys; those that vehicles exchange in this batch are added to its ring.
+    ``secrets``: keys; those that vehicles exchange in this batch are added to its ring.  ``json``: decodes JSON
+    samples, each of which is a line from here on.
     """
+    json = json or Decoder()
     begun = time.perf_counter()
     frames, damaged = read_frames(records)
     unpacked = time.perf_counter()
+    frames, samples = split_payloads(frames, json.limits, AT_VIN)
     opened = Opened(frames) if secrets is None else open_frames(frames, secrets)
     frames = opened.frames
     batch = Batch.empty(frames.n, len(frames.data))
     decode_frames(frames.data, frames.start, frames.length, frames.codec, frames.reason, batch)
     opened.refuse(batch)
+    json_flaws = json.decode(frames, samples, batch)
     flaws = validate(frames, batch, clock_future_max_s, clock_past_max_days)
+    point_at_time(frames, samples, batch)
     if secrets is not None:
         verify_signatures(frames, batch, secrets)
 
-    known_codec = (frames.codec == Codec.GBT32960) | (frames.codec == Codec.EVENT)
+    known_codec = np.isin(frames.codec, (Codec.GBT32960, Codec.EVENT, *JSON_CODECS))
     refused_here = np.where(known_codec, batch.reason, np.uint8(_UNKNOWN_TOPIC))
     why = np.where(frames.reason != 0, frames.reason, refused_here).astype(np.uint8, copy=False)
     detail = np.where(frames.reason != 0, frames.detail, np.where(known_codec, batch.detail, 0)).astype(np.uint32)
@@ -162,7 +170,7 @@ def decode(
     sessions = _sessions(frames, batch, why, detail)
     events = link_events(frames, why)
     lines = np.flatnonzero(np.isin(batch.kind, (REPORT, REISSUE, *VEHICLE_COMMANDS)) & (why == 0))
-    rows = table.rows(frames.data, frames.start, lines)
+    rows = table.rows(frames.data, samples.vin_at, lines, 0)
     decoded = Decoded(
         frames,
         batch,
@@ -178,12 +186,14 @@ def decode(
         events,
         cipher=opened.cipher,
         keys=[key for line, key in opened.keys.items() if not why[line]],
+        vin_at=samples.vin_at,
+        own_flaws=json_flaws,
     )
     if (rows == UNKNOWN).any():
         _find_new(decoded)
     if own_signals is not None:
         reports = decoded.lines[np.isin(batch.kind[decoded.lines], (REPORT, REISSUE))]
-        decoded.own_flaws = own_signals.add_extra(frames, batch, reports).named_flaws()
+        decoded.own_flaws = own_signals.add_extra(frames, batch, reports).named_flaws() | json_flaws
     decoded.seconds = {"unpack": unpacked - begun, "decode": time.perf_counter() - unpacked}
     return decoded
 
@@ -207,7 +217,7 @@ def _sessions(frames: Frames, batch: Batch, why: U8, detail: U32) -> dict[int, L
 def _find_new(decoded: Decoded) -> None:
     """Fill ``new_vins`` and ``new_of``; refuse the lines whose identification cannot be a VIN."""
     strangers = np.flatnonzero(decoded.rows == UNKNOWN)
-    at = decoded.frames.start[decoded.lines[strangers]] + AT_VIN
+    at = decoded.vin_at[decoded.lines[strangers]]
     vins = np.ascontiguousarray(decoded.frames.data[at[:, None] + np.arange(VIN_BYTES)])
     unique, inverse = np.unique(vins.view(f"S{VIN_BYTES}").reshape(-1), return_inverse=True)
     raw = np.frombuffer(bytearray(unique.tobytes()), np.uint8)
@@ -218,7 +228,9 @@ def _find_new(decoded: Decoded) -> None:
     bad = strangers[~good[inverse]]
     if len(bad):
         decoded.why[decoded.lines[bad]] = _BAD_VIN
-        decoded.detail[decoded.lines[bad]] = AT_VIN
+        decoded.detail[decoded.lines[bad]] = np.where(
+            decoded.frames.codec[decoded.lines[bad]] == Codec.GBT32960, AT_VIN, 0
+        )
         keep = np.ones(len(decoded.lines), bool)
         keep[bad] = False
         decoded.lines, decoded.rows, decoded.new_of = decoded.lines[keep], decoded.rows[keep], decoded.new_of[keep]
@@ -322,19 +334,29 @@ def dead_letter(decoded: Decoded, line: int) -> DeadLetter:
         detail=int(decoded.detail[line]),
         door=int(frames.door[line]),
         codec=int(frames.codec[line]),
-        vin=source.get("vin") or _claimed_vin(frames, line),
+        vin=source.get("vin") or _claimed_vin(decoded, line),
         peer=source.get("peer") or None,
         client=source.get("client") or None,
-        frame=decoded.cipher.get(line) or frames.frame(line),
+        frame=decoded.cipher.get(line) or _frame(decoded, line),
     )
 
 
-def _claimed_vin(frames: Frames, line: int) -> str | None:
+def _frame(decoded: Decoded, line: int) -> bytes:
+    """What a dead letter keeps: the frame as it came; of a JSON sample, the VIN and the sample alone."""
+    if decoded.frames.codec[line] in JSON_CODECS and not decoded.frames.reason[line]:
+        return letter_frame(decoded.frames, int(decoded.vin_at[line]), line)
+    return decoded.frames.frame(line)
+
+
+def _claimed_vin(decoded: Decoded, line: int) -> str | None:
     """The identification in the frame's header when it has one that can be read."""
-    start, length = int(frames.start[line]), int(frames.length[line])
-    if frames.codec[line] != Codec.GBT32960 or length < AT_VIN + VIN_BYTES:
+    at = {Codec.GBT32960: AT_VIN, Codec.JSON_TELEMETRY: 0, Codec.JSON_BMS: 0}.get(int(decoded.frames.codec[line]))  # type: ignore[call-overload]
+    if at is None:
         return None
-    code = frames.data[start + AT_VIN : start + AT_VIN + VIN_BYTES].tobytes().rstrip(b"\0")
+    frame = _frame(decoded, line)
+    if len(frame) < at + VIN_BYTES:
+        return None
+    code = frame[at : at + VIN_BYTES].rstrip(b"\0")
     return code.decode("ascii") if code and all(0x20 <= byte <= 0x7E for byte in code) else None
 
 

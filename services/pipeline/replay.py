@@ -18,8 +18,9 @@ from schemas.gbt32960.check import Secrets
 from schemas.gbt32960.digest import digest
 from schemas.gbt32960.frame import AT_UNIT
 from schemas.replayed import Readable, Redecoded, Unreadable
+from schemas.samples.decode import JSON_CODECS
 from schemas.seams import JournalReader, KnownVehicles, LetterId, StoredRecord
-from services.own_signals import extractor_of
+from services.own_signals import extractor_of, samples_of
 from services.pipeline.batching import Decoded, bounded, dead_letter, decode
 from services.pipeline.rows import TELEMETRY, StreamBuffer
 from services.pipeline.sessions import moment
@@ -74,6 +75,7 @@ class Redecoder:
         self._bounds = bounds
         self._secrets = secrets
         self._own_signals = extractor_of(bounds.signals_file)
+        self._json = samples_of(bounds.signals_file, bounds.json_limits())
         self._table = VehicleTable.of(known)
         self._letters = letters
         self._letter_offsets = np.array(sorted({offset for _, offset, _ in letters}), np.int64)
@@ -92,6 +94,7 @@ class Redecoder:
             bounds.clock_past_max_days,
             self._own_signals,
             self._secrets,
+            self._json,
         )
         frames, batch = decoded.frames, decoded.batch
         new = self._add_strangers(decoded)
@@ -190,12 +193,15 @@ class Redecoder:
             if frames.reason[line] or self._place(frames, line) in self._letters:
                 refused += 1
             else:
-                found.append(Unreadable(dead_letter(decoded, line), _digest(frames, line)))
+                found.append(Unreadable(dead_letter(decoded, line), _digest(decoded, line)))
         return found, refused
 
 
-def _digest(frames: Frames, line: int) -> int:
-    """The content key of a frame's data unit, as the decoder has it; 0 when there is none."""
+def _digest(decoded: Decoded, line: int) -> int:
+    """The content key of a frame's data unit or of a sample, as the decoder has it; 0 when there is none."""
+    frames = decoded.frames
+    if frames.codec[line] in JSON_CODECS:
+        return int(decoded.batch.digest[line])
     begin, length = int(frames.start[line]), int(frames.length[line])
     if frames.codec[line] != Codec.GBT32960 or length <= AT_UNIT + 1:
         return 0

@@ -26,7 +26,7 @@ from schemas.seams import JournalReader, Sink, StoredRecord
 from schemas.signals import SIGNALS, State
 from services import metrics
 from services.errors import JournalUnavailable, NevstreamError, PositionsMoved, StoreUnavailable
-from services.own_signals import extractor_of
+from services.own_signals import extractor_of, samples_of
 from services.pipeline.batching import REPLY, Prepared, Streams, bounded, build, decode
 from services.pipeline.vehicles import VehicleTable
 from services.settings import Settings, SignaturePolicy
@@ -71,6 +71,7 @@ class Pipeline:
         self._partitions = tuple(partitions)
         self._clock = clock
         self._own_signals = extractor_of(self._settings.signals_file)
+        self._json = samples_of(self._settings.signals_file, self._settings.json_limits())
         self._waiting: list[asyncio.Future[None]] = []
         # arrival of the oldest frame of each batch that is prepared and not committed; and, after a
         # restart, of the oldest that had been
@@ -187,7 +188,7 @@ class Pipeline:
         settings = self._settings
         decoded = await loop.run_in_executor(
             thread, decode, records, table, settings.clock_future_max_s, settings.clock_past_max_days,
-            self._own_signals, self._secrets,
+            self._own_signals, self._secrets, self._json,
         )  # fmt: skip
         self._fresh_keys = decoded.keys
         ids = await self._sink.register(decoded.new_vins) if decoded.new_vins else []

@@ -264,7 +264,7 @@ async def test_frames_refused_at_the_door_keep_what_is_known_of_their_sender(mak
     await journal.append([(2, make.record([
         make.Sent(make.report(VIN, T0), T0, CODE["foreign_vin"], 4, source, door=2),
         make.Sent(b"\0\xff\0", T0, CODE["garbage"]),
-        make.Sent(b'{"soc_pct": 80}', T0, codec=Codec.JSON_TELEMETRY, door=2),
+        make.Sent(b'{"soc_pct": 80}', T0, codec=98, door=2),
         make.Sent(b"?", T0, codec=99, door=2),
     ]))])  # fmt: skip
     await drained(journal, sink)
