@@ -26,7 +26,7 @@ from schemas.gbt32960.commands import Encryption
 from schemas.gbt32960.decode import decode as decode_batch
 from schemas.gbt32960.scheme import CipherMode, Scheme
 from schemas.journal.record import decode_records
-from schemas.keyring import Key, MemoryKeys, Purpose, Scope
+from schemas.keyring import Key, Keyring, MemoryKeys, Purpose, Scope
 from schemas.keys import partition_of_vin
 from schemas.reasons import CODE
 from schemas.seams import StoredRecord
@@ -216,6 +216,49 @@ async def test_an_answer_to_an_exchange_brings_no_key() -> None:
     sink = await moved([answer])
     assert not sink.keys
     assert not sink.dead_letters
+
+
+class SinkKeys(MemoryKeys):
+    """A store that has what vehicles exchanged once it is committed, and says each time that something changed."""
+
+    def __init__(self, sink: MemorySink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    async def changed(self) -> bool:
+        return True
+
+    async def keyring(self) -> Keyring:
+        return Keyring([*self.keys, *self._sink.keys])
+
+
+async def test_keys_are_seen_while_it_runs_and_none_is_lost_on_the_way() -> None:
+    """Keys are loaded anew before every batch of one frame: the one of the batch in flight must not be missed."""
+    journal, sink = MemoryJournal(PARTITIONS), MemorySink(PARTITIONS)
+    store, partition = SinkKeys(sink), partition_of_vin(VIN, PARTITIONS)
+    config = Settings.model_validate(
+        {"pipeline": {"idle_sleep_ms": 1.0, "batch_frames_max": 1}, "encryption": {"refresh_s": 1e-9}}
+    )
+    pipeline = Pipeline(config, journal, sink, range(PARTITIONS), clock=lambda: T0 + 100.0, keys=store)
+
+    async def put(*frames: bytes) -> None:
+        await journal.append([(partition, record_of([Sent(frame, T0 + 10)])) for frame in frames])
+        await pipeline.caught_up()
+
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(pipeline.run(stop), name="pipeline")
+        await put(closed(report_frame(VIN, T0)))
+        assert reasons(sink) == [CODE["encrypted"]]
+        store.keys.append(key_of(Encryption.AES, AES))
+        await put(closed(report_frame(VIN, T0 + 1)))
+        after = [closed(report_frame(VIN, T0 + s), Encryption.SM4, SM4) for s in range(2, 8)]
+        await put(exchange(VIN, SM4), *after)
+        store.keys.clear()
+        await put(closed(report_frame(VIN, T0 + 9)))
+        stop.set()
+    assert len(sink.telemetry) == 7
+    assert reasons(sink) == [CODE["encrypted"]] * 2
 
 
 # -- signatures ------------------------------------------------------------------------------------------
