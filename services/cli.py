@@ -24,7 +24,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services import cli_dead_letters, cli_doctor, cli_keys, cli_replay, cli_signals
+from services import cli_dead_letters, cli_doctor, cli_keys, cli_replay, cli_schema, cli_signals
 from services.errors import NevstreamError, Unavailable, UsageError
 from services.settings import Settings, sample
 from services.terminal import ApiOption, ConfigOption, JsonOption, database, err, out
@@ -45,6 +45,7 @@ app.add_typer(cli_dead_letters.app, name="dead-letters")
 app.add_typer(cli_signals.app, name="signals")
 app.add_typer(cli_keys.app, name="keys")
 app.command(name="replay")(cli_replay.replay)
+app.command()(cli_schema.schema)
 
 _HEX = re.compile(rb"(?:0x)?[0-9a-fA-F\s:]+")
 

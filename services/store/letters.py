@@ -20,6 +20,7 @@ from psycopg import sql
 from schemas.batch import VIN_BYTES, Codec, Door
 from schemas.journal.record import encode_record
 from schemas.reasons import CODE
+from schemas.samples.decode import JSON_CODECS
 from schemas.seams import JournalWriter, LetterFilter, LetterId, Requeued
 from services import metrics
 from services.database import Connection, Line
@@ -259,17 +260,26 @@ async def _count(connection: Connection) -> int:
 def _speaks_for(letter: _Letter, frame: bytes | None) -> str | None:
     """The vehicle in the frame, which decides the partition; None when it cannot be read."""
     body = letter.frame if frame is None else frame
-    if frame is None and letter.codec != Codec.GBT32960:
+    if letter.codec in JSON_CODECS or (frame is None and letter.codec != Codec.GBT32960):
         return letter.vin
     code = body[_AT_VIN : _AT_VIN + VIN_BYTES].rstrip(b"\0") if len(body) >= _AT_VIN + VIN_BYTES else b""
     return code.decode("ascii") if code and all(0x20 <= byte <= 0x7E for byte in code) else None
 
 
+def _edited(letter: _Letter, frame: bytes) -> bytes:
+    """What a person gives in a frame's place; of a JSON sample the text is enough, its VIN is the letter's."""
+    if letter.codec not in JSON_CODECS or frame[:VIN_BYTES] == letter.frame[:VIN_BYTES]:
+        return frame
+    return letter.frame[:VIN_BYTES] + frame
+
+
 def _record(letters: Sequence[_Letter], frame: bytes | None) -> bytes:
     """A journal record of these letters' frames: accepted again, from the peers that sent them."""
     n = len(letters)
-    bodies = [letter.frame if frame is None else frame for letter in letters]
-    codecs = [letter.codec if frame is None else int(Codec.GBT32960) for letter in letters]
+    bodies = [letter.frame if frame is None else _edited(letter, frame) for letter in letters]
+    codecs = [
+        letter.codec if frame is None or letter.codec in JSON_CODECS else int(Codec.GBT32960) for letter in letters
+    ]
     return encode_record(
         b"".join(bodies),
         np.array([len(body) for body in bodies], np.uint32),

@@ -26,7 +26,7 @@ from services.web.parameters import Field
 from services.web.problems import ProblemError, bad_parameter
 
 KINDS: Final = {kind: command_name(kind) for kind in (2, 3)}
-EDITIONS: Final = {16: 2016, 25: 2025}
+EDITIONS: Final = {16: 2016, 25: 2025, 0: None}  # 0: no frame of the standard, a JSON sample
 DOORS: Final = {int(door): "gbt32960" if door is Door.GBT_TCP else door.name.lower() for door in Door}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -15,8 +16,9 @@ from typing import Annotated, Any, Final, Literal
 import orjson
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 
-from schemas.batch import Codec
+from schemas.batch import VIN_BYTES, Codec
 from schemas.reasons import BY_CODE, CODE, reason_name
+from schemas.samples.decode import JSON_CODECS
 from schemas.seams import LetterDesk, LetterFilter, LetterId
 from services.web import models
 from services.web.answers import DOORS, EDITIONS, Json
@@ -242,8 +244,28 @@ async def export_dead_letters(
     return Response(body, media_type=EXPORT_TYPES[form], headers=headers)
 
 
+_JSON_SHOWN: Final = 4096  # bytes of a payload that are shown
+_JSON_PIECE: Final = 64
+
+
+def _annotated_sample(frame: bytes, detail: int) -> list[dict[str, Any]]:
+    """VIN and text of a JSON payload, the text in pieces so that the one with the error can be marked."""
+    shown = frame[: VIN_BYTES + _JSON_SHOWN]
+    cuts = sorted({0, VIN_BYTES, *range(VIN_BYTES, len(shown), _JSON_PIECE), len(shown)} | {min(detail, len(shown))})
+    return [
+        {
+            "offset": begin, "hex": shown[begin:end].hex(), "field": "JSON" if begin >= VIN_BYTES else "vin", "raw": "",
+            "value": shown[begin:end].decode("utf-8", "replace"), "unit": "", "clause": "", "problem": "",
+            "error": begin <= detail < end,
+        }
+        for begin, end in itertools.pairwise(cuts)
+    ]  # fmt: skip
+
+
 def annotated(frame: bytes, detail: int, codec: int) -> list[dict[str, Any]]:
     """The frame field by field; ``error`` marks the one that holds byte ``detail``."""
+    if codec in JSON_CODECS:
+        return _annotated_sample(frame, detail)
     if codec != Codec.GBT32960:
         return []
     from schemas.gbt32960.explain import explain  # here, because it loads the decoder, and few ask for it

@@ -193,7 +193,7 @@ class Latest(Model):
     received_at: AwareDatetime
     age_s: float = Field(description="Seconds from the collection time to now")
     kind: str = Field(description="realtime (0x02) or reissue (0x03)")
-    edition: int
+    edition: int | None  # null: a JSON sample, of no edition
     door: str
     parts: int = Field(description="Frames of this collection time")
     notes: list[str]

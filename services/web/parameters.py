@@ -150,7 +150,7 @@ class Field:
 
 EXTRA_FIELDS: Final = (
     Field("received_at", "received_at", "time", "", "when the frame arrived"),
-    Field("edition", "edition", "edition", "", "edition of GB/T 32960.3: 2016 or 2025"),
+    Field("edition", "edition", "edition", "", "edition of GB/T 32960.3: 2016 or 2025; null: a JSON sample"),
     Field("door", "door", "door", "", "where the frame came in: gbt32960, mqtt, mqtt_bridge, requeue"),
     Field("notes", "notes", "notes", "", "what a reader should know of the report, such as truncated_block"),
     Field(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Literal
 
 from fastapi import APIRouter, Depends
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from schemas.samples import document
 from services import metrics
 from services.web import models
 from services.web.answers import Json
@@ -48,6 +50,12 @@ async def signals(ctx: Ctx) -> Json:
     """Names, units and codes of the fields that telemetry can be asked for; those of the signals file last."""
     known = [*CATALOGUE, *(ctx.own.catalogue() if ctx.own is not None else [])]
     return Json({"signals": known, "count": len(known)})
+
+
+@router.get("/v1/schemas/{name}", summary="JSON Schema of a topic's payload", dependencies=_STRICT)
+async def schema(name: Literal["telemetry", "bms"]) -> Response:
+    """What vehicles may publish to nev/v1/{vin}/telemetry and nev/v1/{vin}/bms: every field, unit and range."""
+    return Response(document.text(name), media_type="application/schema+json")
 
 
 @router.get("/healthz", response_model=models.Alive, summary="Is this process alive")

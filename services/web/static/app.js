@@ -250,7 +250,7 @@ async function showVehicle() {
   byId("vehicle").replaceChildren(
     el("div", { class: "head" },
       el("h2", { class: "mono" }, vin),
-      el("p", { class: "quiet" }, `${day(latest.time)} ${clock(latest.time)} · ${latest.kind} · GB/T 32960-${latest.edition} by ${latest.door}`)),
+      el("p", { class: "quiet" }, `${day(latest.time)} ${clock(latest.time)} · ${latest.kind} · ${latest.edition ? `GB/T 32960-${latest.edition}` : "JSON"} by ${latest.door}`)),
     el("div", { class: "body" },
       el("div", { class: "facts" }, FACTS.map((each) => fact(each, latest))),
       chips(latest),
