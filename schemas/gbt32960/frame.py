@@ -217,6 +217,27 @@ def next_frame(data: U8, at: int, end: int, frame_bytes_max: int) -> tuple[int, 
     return np.int64(BAD_BCC), begin, total
 
 
+def _next_header_twin(data: U8, at: int, end: int) -> int:
+    stream = bytes(data[:end])
+    for k in range(at + 2, end - HEADER_BYTES + 1):
+        if _header_score(stream[k : k + HEADER_BYTES]) == 4:
+            return k
+    return end
+
+
+@kernel(twin=_next_header_twin)
+def next_header(data: U8, at: int, end: int) -> int:
+    """Where in ``data[at + 2:end]`` a header begins that meets all four conditions; ``end`` when none does.
+
+    For whoever knows that no more bytes will come: the frame at ``at`` is incomplete for good, and when its
+    declared length is what was damaged, the frames behind it are whole.
+    """
+    for k in range(at + 2, end - HEADER_BYTES + 1):
+        if _could_be_mark(data, k, end) and _score(data, k) == 4:
+            return np.int64(k)
+    return np.int64(end)
+
+
 # --- building --------------------------------------------------------------------------------------
 
 
@@ -241,5 +262,6 @@ def warm() -> None:
     """Compile the kernels of this module with the types they are called with."""
     data = np.frombuffer(bytearray(build_frame(16, Command.HEARTBEAT, 0xFE, "W", 1, b"")), np.uint8)
     next_frame(data, 0, len(data), 4096)
+    next_header(data, 0, len(data))
     bcc(data, 2, len(data) - 1)
     vin_ok(data, 4)

@@ -63,5 +63,5 @@ SPAN_END: Final = 3
 SPAN_ACKS: Final = 4
 SPAN_COLUMNS: Final = 5
 
-# A refused item is kept for explanation, not for replay: this much of it is enough to see what it was.
-REFUSED_BYTES_MAX: Final = 64 * 1024
+# Of a refused item so much is kept: the largest frame, whole, because one that is cut could not be requeued.
+REFUSED_BYTES_MAX: Final = 65_556

@@ -23,6 +23,7 @@ from schemas.gbt32960.frame import (
     GARBAGE,
     OVERSIZE,
     next_frame,
+    next_header,
 )
 from schemas.gbt32960.frame import NEED_MORE as FRAME_NEED_MORE
 from schemas.jit import compiled, kernel
@@ -97,6 +98,7 @@ _PREFIX_BYTES: Final = len(PREFIX)
 
 _next_packet = cast("Any", next_packet).compiled
 _next_frame = cast("Any", next_frame).compiled
+_next_header = cast("Any", next_header).compiled
 _publish_at = cast("Any", publish_at).compiled
 
 
@@ -195,7 +197,8 @@ def _mqtt_scan_twin(
                             elif found == OVERSIZE:
                                 reason, detail = _OVERSIZE, AT_LENGTH
                             else:
-                                reason, detail, length = _BAD_LENGTH, AT_LENGTH, after - begin
+                                reason, detail = _BAD_LENGTH, AT_LENGTH
+                                length = next_header(arena, begin, after) - begin
                             kept = min(length, REFUSED_BYTES_MAX) if reason else length
                             put(frames, 0, begin, kept, slot, reason, detail, own_partition, 0, 0)
                             k = begin + length
@@ -301,7 +304,8 @@ def _scan_payload(
         elif found == FRAME_NEED_MORE:
             reason = np.int64(_BAD_LENGTH)
             detail = np.int64(AT_LENGTH)
-            length = end - begin
+            # the payload has no more: a length that was damaged must not take the frames behind it along
+            length = _next_header(arena, begin, end) - begin
         elif found == BAD_BCC:
             reason = np.int64(_BAD_BCC)
             detail = length - 1

@@ -166,3 +166,28 @@ def test_building_refuses_what_does_not_fit():
         build_frame(16, 2, 0xFE, "V", 1, bytes(65532))
     with pytest.raises(ValueError, match="17"):
         build_frame(16, 2, 0xFE, "V" * 18, 1, b"")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.just(build_frame(16, 2, 0xFE, "LTEST", 1, b"x")), st.binary(max_size=30), st.just(b"##")),
+        max_size=6,
+    ),
+    st.integers(0, 20),
+    st.integers(0, 30),
+)
+def test_next_header_kernel_equals_twin(pieces, at, cut):
+    data = np.frombuffer(bytearray(b"".join(pieces) + b"\0"), np.uint8)
+    args = (data, min(at, len(data)), max(0, len(data) - cut))
+    assert fr.next_header.compiled(*args) == fr.next_header.twin(*args)
+
+
+def test_a_damaged_length_at_the_end_leaves_the_frames_behind_it():
+    good = build_frame(16, 2, 0xFE, "LTEST0000000001", 1, bytes(40))
+    grown = bytearray(good)
+    grown[22] |= 1
+    data = np.frombuffer(grown + good, np.uint8)
+    assert fr.next_frame(data, 0, len(data), 65_556)[0] == NEED_MORE
+    assert fr.next_header(data, 0, len(data)) == len(good)
+    assert fr.next_header(data[: len(good)], 0, len(good)) == len(good)
