@@ -121,6 +121,11 @@ class Limits(Section):
     packet_bytes_max: int = Field(
         262_144, ge=128, le=268_435_455, description="Largest MQTT packet; a larger one ends the connection."
     )
+    json_bytes_max: int = Field(
+        262_144,
+        ge=64,
+        description="Largest JSON payload; a larger one is a dead letter (oversize), and the connection lives on.",
+    )
     in_flight_bytes_max: int = Field(
         64 * 1024 * 1024,
         ge=1024 * 1024,

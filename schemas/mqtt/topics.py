@@ -2,6 +2,8 @@
 
 ==============================  =========  ==============================================
 ``nev/v1/{vin}/gbt32960``       up         one or more GB/T 32960 frames, back to back
+``nev/v1/{vin}/telemetry``      up         JSON: a sample of vehicle signals, or an array of samples
+``nev/v1/{vin}/bms``            up         JSON: battery figures, likewise
 ``nev/v1/{vin}/down/#``         down       what the platform sends to the vehicle
 ==============================  =========  ==============================================
 """
@@ -14,6 +16,8 @@ from schemas.batch import VIN_BYTES
 
 PREFIX: Final = b"nev/v1/"
 GBT32960: Final = b"/gbt32960"
+TELEMETRY: Final = b"/telemetry"
+BMS: Final = b"/bms"
 DOWN: Final = "/down/"
 
 # Length of nev/v1/{vin}/gbt32960: the VIN is always 17 characters here, so that topics match by position.
@@ -23,6 +27,11 @@ UPLINK_BYTES: Final = len(PREFIX) + VIN_BYTES + len(GBT32960)
 def uplink(vin: str) -> str:
     """Where a vehicle publishes GB/T 32960 frames."""
     return f"{PREFIX.decode()}{vin}{GBT32960.decode()}"
+
+
+def json_uplink(vin: str, level: bytes = TELEMETRY) -> str:
+    """Where a vehicle publishes JSON samples: ``level`` is TELEMETRY or BMS."""
+    return f"{PREFIX.decode()}{vin}{level.decode()}"
 
 
 def is_own_downlink(topic_filter: str, vin: str) -> bool:

@@ -78,8 +78,8 @@ def document(name: str) -> dict[str, Any]:
         f.KIND: {"enum": [*f.KINDS, None], "description": "reissue: sent again after an outage. Default realtime."},
         f.VIN: {"type": "string", "description": "May be given, and is that of the topic then."},
         f.CELLS: _list(
-            f.CELLS, _CELL, pack, "cell voltages in order, V, kept to 0.001; null: not measured. One list per pack when there "
-            "are several."
+            f.CELLS, _CELL, pack, "cell voltages in order, V, kept to 0.001; null: not measured. "
+            "One list per pack when there are several."
         ),
         f.TEMPS: _list(f.TEMPS, _PROBE, {}, "probe temperatures in order, °C, kept to 1; null: not measured."),
     }  # fmt: skip

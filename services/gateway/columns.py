@@ -28,7 +28,8 @@ F_DETAIL: Final = 4
 F_PARTITION: Final = 5
 F_SOURCE: Final = 6  # one-based index into the group's sources; 0 for accepted frames
 F_ACK: Final = 7  # GB/T: response flag to answer with, 0 for no answer
-FRAME_COLUMNS: Final = 8
+F_CODEC: Final = 8  # schemas.batch.Codec; a JSON payload is journaled behind its VIN
+FRAME_COLUMNS: Final = 9
 
 # Acknowledgements of MQTT publishes.
 A_SLOT: Final = 0
@@ -53,7 +54,8 @@ G_REASON: Final = 4
 G_DETAIL: Final = 5
 G_PARTITION: Final = 6
 G_SOURCE: Final = 7
-GROUP_COLUMNS: Final = 8
+G_CODEC: Final = 8
+GROUP_COLUMNS: Final = 9
 
 # Answers of a group: contiguous bytes for one connection.
 SPAN_SLOT: Final = 0

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from schemas.batch import I64
+from schemas.batch import I64, Codec
 from schemas.gbt32960.frame import AT_VIN, FRAME_BYTES_MIN
 from schemas.keys import partition_of
 from schemas.link_events import Event
@@ -18,6 +18,7 @@ from services import metrics
 from services.gateway.admission import Admission, Verdict
 from services.gateway.columns import (
     F_ACK,
+    F_CODEC,
     F_DETAIL,
     F_LENGTH,
     F_PARTITION,
@@ -60,6 +61,7 @@ class BaseDoor:
         self.answered: Callable[[Link, bytes], bool] = lambda link, frame: False
         self._open = metrics.CONNECTIONS.labels(self.name)
         self._one: I64 = np.zeros((1, FRAME_COLUMNS), np.int64)
+        self._one[0, F_CODEC] = Codec.GBT32960
 
     def factory(self) -> Link:
         return Link(self)  # type: ignore[arg-type]  # the concrete doors complete the protocol

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from schemas.batch import I32, I64, U8, U32
+from schemas.batch import I32, I64, U8, U32, VIN_BYTES, Codec
 from schemas.gbt32960.frame import FRAME_BYTES_MIN
 from schemas.gbt32960.replies import write_reply
 from schemas.jit import kernel
@@ -22,6 +22,7 @@ from services.gateway.columns import (
     A_ID,
     A_SLOT,
     F_ACK,
+    F_CODEC,
     F_DETAIL,
     F_LENGTH,
     F_PARTITION,
@@ -29,6 +30,7 @@ from services.gateway.columns import (
     F_SLOT,
     F_SOURCE,
     F_START,
+    G_CODEC,
     G_DETAIL,
     G_DOOR,
     G_LENGTH,
@@ -37,6 +39,7 @@ from services.gateway.columns import (
     G_RECEIVED,
     G_SOURCE,
     G_START,
+    GROUP_COLUMNS,
     SPAN_ACKS,
     SPAN_BEGIN,
     SPAN_END,
@@ -45,19 +48,26 @@ from services.gateway.columns import (
 )
 
 PUBACK_BYTES_MAX: Final = 5
+_GBT32960: Final = int(Codec.GBT32960)
 
 _write_reply = cast("Any", write_reply).compiled
 
 
 # -- twins -----------------------------------------------------------------------------------------
-def _absorb_twin(arena: U8, frames: I64, n: int, door: int, received_us: int, at: int, data: U8, rows: I64) -> int:
+def _absorb_twin(
+    arena: U8, frames: I64, n: int, vin: U8, door: int, received_us: int, at: int, data: U8, rows: I64
+) -> int:
     for i, frame in enumerate(frames[:n].tolist()):
         begin, length = frame[F_START], frame[F_LENGTH]
-        data[at : at + length] = arena[begin : begin + length]
+        body = bytes(arena[begin : begin + length])
+        if frame[F_CODEC] != _GBT32960:
+            body = bytes(vin[frame[F_SLOT]]) + body
+        data[at : at + len(body)] = np.frombuffer(body, np.uint8)
         rows[i] = [
-            at, length, received_us, door, frame[F_REASON], frame[F_DETAIL], frame[F_PARTITION], frame[F_SOURCE]
+            at, len(body), received_us, door, frame[F_REASON], frame[F_DETAIL], frame[F_PARTITION], frame[F_SOURCE],
+            frame[F_CODEC],
         ]  # fmt: skip
-        at += length
+        at += len(body)
     return at
 
 
@@ -107,7 +117,7 @@ def _by_partition_twin(
         out[at : at + row[G_LENGTH]] = data[begin : begin + row[G_LENGTH]]
         at += row[G_LENGTH]
         length[k], received[k] = row[G_LENGTH], row[G_RECEIVED]
-        small[:, k] = row[G_DOOR], row[G_REASON]
+        small[:, k] = row[G_DOOR], row[G_REASON], row[G_CODEC]
         large[:, k] = row[G_DETAIL], row[G_SOURCE]
     for partition in range(len(bounds)):
         members = [i for i in range(n) if rows[i, G_PARTITION] < partition]
@@ -133,26 +143,35 @@ def _merge_spans_twin(data: U8, spans: I64, order: I64, serial: I64, out: U8, me
 
 # -- kernels ---------------------------------------------------------------------------------------
 @kernel(twin=_absorb_twin)
-def absorb(arena: U8, frames: I64, n: int, door: int, received_us: int, at: int, data: U8, rows: I64) -> int:
+def absorb(arena: U8, frames: I64, n: int, vin: U8, door: int, received_us: int, at: int, data: U8, rows: I64) -> int:
     """Copy ``n`` frames (columns F_*) from the arena to ``data[at:]`` and describe them in ``rows`` (columns G_*).
 
+    A JSON payload does not say whose it is: the connection's VIN, from ``vin`` (slots, 17), goes in front of it.
     ``rows`` begins at the group's next free row.  Returns the offset behind the last byte.
     """
     for i in range(n):
         begin = np.uint64(frames[i, F_START])
         length = np.uint64(frames[i, F_LENGTH])
         to = np.uint64(at)
+        head = np.int64(0)
+        if frames[i, F_CODEC] != _GBT32960:
+            slot = frames[i, F_SLOT]
+            for j in range(VIN_BYTES):
+                data[at + j] = vin[slot, j]
+            head = np.int64(VIN_BYTES)
+            to += np.uint64(VIN_BYTES)
         for k in range(length):
             data[to + k] = arena[begin + k]
         rows[i, G_START] = at
-        rows[i, G_LENGTH] = frames[i, F_LENGTH]
+        rows[i, G_LENGTH] = frames[i, F_LENGTH] + head
         rows[i, G_RECEIVED] = received_us
         rows[i, G_DOOR] = door
         rows[i, G_REASON] = frames[i, F_REASON]
         rows[i, G_DETAIL] = frames[i, F_DETAIL]
         rows[i, G_PARTITION] = frames[i, F_PARTITION]
         rows[i, G_SOURCE] = frames[i, F_SOURCE]
-        at += frames[i, F_LENGTH]
+        rows[i, G_CODEC] = frames[i, F_CODEC]
+        at += frames[i, F_LENGTH] + head
     return at
 
 
@@ -222,7 +241,7 @@ def by_partition(
 ) -> None:
     """Put a group's frames in order of partition, arrival order kept within one (a counting sort).
 
-    ``small`` (2, n): door, reason · ``large`` (2, n): detail, source · ``bounds`` (partitions + 1, 2):
+    ``small`` (3, n): door, reason, codec · ``large`` (2, n): detail, source · ``bounds`` (partitions + 1, 2):
     index of each partition's first frame and offset of its first byte in ``out``.
     """
     partitions = len(bounds) - 1
@@ -247,6 +266,7 @@ def by_partition(
         received[k] = rows[i, G_RECEIVED]
         small[0, k] = rows[i, G_DOOR]
         small[1, k] = rows[i, G_REASON]
+        small[2, k] = rows[i, G_CODEC]
         large[0, k] = rows[i, G_DETAIL]
         large[1, k] = rows[i, G_SOURCE]
 
@@ -283,13 +303,13 @@ def merge_spans(data: U8, spans: I64, order: I64, serial: I64, out: U8, merged: 
 def warm() -> None:
     """Compile every kernel of this module with the types it is called with."""
     data = np.zeros(64, np.uint8)
-    rows = np.zeros((1, 8), np.int64)
+    rows = np.zeros((1, GROUP_COLUMNS), np.int64)
     serial = np.zeros(1, np.int64)
     unacked = np.zeros(1, np.int32)
-    absorb(data, rows, 0, 1, 1, 0, data, rows)
+    absorb(data, rows, 0, np.zeros((1, VIN_BYTES), np.uint8), 1, 1, 0, data, rows)
     write_pubacks(np.zeros((1, 3), np.int64), 0, serial, 0, 0, data, np.zeros((1, 5), np.int64), unacked)
     write_replies(data, rows, 0, serial, 0, 0, data, np.zeros((1, 5), np.int64))
-    small, large = np.zeros((2, 1), np.uint8), np.zeros((2, 1), np.uint32)
+    small, large = np.zeros((3, 1), np.uint8), np.zeros((2, 1), np.uint32)
     by_partition(data, rows, 0, data, large[0], serial, small, large, np.zeros((2, 2), np.int64))
     none = np.zeros(0, np.int64)
     merge_spans(data, np.zeros((1, 5), np.int64), none, serial, data, np.zeros((1, 5), np.int64), unacked)

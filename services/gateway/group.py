@@ -10,10 +10,11 @@ from typing import Final
 
 import numpy as np
 
-from schemas.batch import I32, I64, U8, Codec
+from schemas.batch import I32, I64, U8, VIN_BYTES, Codec
 from schemas.gbt32960.replies import REPLY_BYTES_MAX
 from schemas.journal.record import encode_record
 from services.gateway.columns import (
+    F_CODEC,
     F_LENGTH,
     G_DOOR,
     G_REASON,
@@ -32,6 +33,7 @@ from services.gateway.gather import (
 
 _BYTES_MIN: Final = 256 * 1024
 _ROWS_MIN: Final = 1024
+_NO_VIN: Final[U8] = np.zeros((1, VIN_BYTES), np.uint8)
 
 
 def _grown(array: np.ndarray, need: int) -> np.ndarray:
@@ -76,13 +78,18 @@ class Group:
     def empty(self) -> bool:
         return self.n == 0 and self.n_spans == 0 and not self.events
 
-    def absorb(self, arena: U8, frames: I64, n: int, door: int, received_us: int, now_s: float) -> None:
-        """Take in the first ``n`` of ``frames`` (columns F_*), whose bytes lie in ``arena``."""
-        more = int(frames[:n, F_LENGTH].sum())
+    def absorb(
+        self, arena: U8, frames: I64, n: int, door: int, received_us: int, now_s: float, vin: U8 = _NO_VIN
+    ) -> None:
+        """Take in the first ``n`` of ``frames`` (columns F_*), whose bytes lie in ``arena``.
+
+        ``vin`` (slots, 17): who the connections speak for; asked for when a payload is JSON.
+        """
+        more = int(frames[:n, F_LENGTH].sum()) + VIN_BYTES * int((frames[:n, F_CODEC] != Codec.GBT32960).sum())
         self.data = _grown(self.data, self.data_bytes + more)
         self.rows = _grown(self.rows, self.n + n)
         self.data_bytes = int(
-            absorb(arena, frames, n, door, received_us, self.data_bytes, self.data, self.rows[self.n :])
+            absorb(arena, frames, n, vin, door, received_us, self.data_bytes, self.data, self.rows[self.n :])
         )
         self.n += n
         self.oldest_s.setdefault(door, now_s)
@@ -142,12 +149,11 @@ class Group:
         self._ordered = _grown(self._ordered, self.data_bytes)
         ordered = self._ordered
         received = np.empty(n, np.int64)
-        small = np.empty((2, n), np.uint8)
+        small = np.empty((3, n), np.uint8)
         large = np.empty((3, n), np.uint32)
         detail_source, length = large[:2], large[2]
         bounds = np.empty((partitions + 1, 2), np.int64)
         by_partition(self.data, self.rows, n, ordered, length, received, small, detail_source, bounds)
-        codec = np.full(n, Codec.GBT32960, np.uint8)
         view = memoryview(ordered.data)
         made = []
         for partition in range(partitions):
@@ -167,7 +173,7 @@ class Group:
                         length[first:last],
                         received[first:last],
                         small[0, first:last],
-                        codec[first:last],
+                        small[2, first:last],
                         refused,
                     ),
                 )

@@ -87,7 +87,13 @@ class MqttDoor(BaseDoor):
         super().__init__(settings, intake, admission, events)
         self.mqtt = settings.gateway.mqtt
         self._limits: I64 = np.array(
-            [self.limits.packet_bytes_max, self.limits.frame_bytes_max, self.mqtt.receive_maximum], np.int64
+            [
+                self.limits.packet_bytes_max,
+                self.limits.frame_bytes_max,
+                self.mqtt.receive_maximum,
+                self.limits.json_bytes_max,
+            ],
+            np.int64,
         )
         self._acks: I64 = np.empty((len(intake.frames), ACK_COLUMNS), np.int64)
         self._verifications: set[asyncio.Task[None]] = set()
@@ -115,7 +121,8 @@ class MqttDoor(BaseDoor):
         intake = self.intake
         group = intake.committer.filling
         if frames:
-            group.absorb(intake.arena, intake.frames, frames, self.number, intake.received_us, intake.now_s)
+            received = self.number, intake.received_us, intake.now_s
+            group.absorb(intake.arena, intake.frames, frames, *received, self.rows.vin)
         acks = int(self.counts[1])
         if acks:
             group.answer_publishes(self._acks, acks, self.rows.serial, self.rows.unacked)

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from schemas.batch import I32, I64, U8, VIN_BYTES
+from schemas.batch import I32, I64, U8, VIN_BYTES, Codec
 from schemas.gbt32960.commands import Ack
 from schemas.gbt32960.frame import (
     AT_ACK,
@@ -36,6 +36,7 @@ from schemas.keys import partition_of
 from schemas.reasons import CODE as REASON
 from services.gateway.columns import (
     F_ACK,
+    F_CODEC,
     F_DETAIL,
     F_LENGTH,
     F_PARTITION,
@@ -68,6 +69,7 @@ _BAD_BCC: Final = REASON["bad_bcc"]
 _GARBAGE: Final = REASON["garbage"]
 _OVERSIZE: Final = REASON["oversize"]
 _FOREIGN_VIN: Final = REASON["foreign_vin"]
+_GBT32960: Final = int(Codec.GBT32960)
 _BAD_VIN: Final = REASON["bad_vin"]
 
 _next_frame = cast("Any", next_frame).compiled
@@ -143,7 +145,7 @@ def _gbt_scan_twin(
             elif length >= AT_ENCRYPTION and found != GARBAGE:
                 part = int(partition_of(arena, begin + AT_VIN, partitions))
             kept = min(length, REFUSED_BYTES_MAX) if reason else length
-            frames[counts[0]] = [begin, kept, slot, reason, detail, part, 0, ack]
+            frames[counts[0]] = [begin, kept, slot, reason, detail, part, 0, ack, _GBT32960]
             counts[0] += 1
             at = begin + length
         segments[index, SEG_AT] = at
@@ -259,6 +261,7 @@ def gbt_scan(
             frames[n_frames, F_PARTITION] = part
             frames[n_frames, F_SOURCE] = 0
             frames[n_frames, F_ACK] = ack
+            frames[n_frames, F_CODEC] = _GBT32960
             n_frames += 1
             at = begin + length
         segments[index, SEG_AT] = at

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from schemas.batch import I32, I64, U8, VIN_BYTES
+from schemas.batch import I32, I64, U8, VIN_BYTES, Codec
 from schemas.gbt32960.frame import (
     AT_LENGTH,
     AT_VIN,
@@ -28,7 +28,7 @@ from schemas.gbt32960.frame import (
 from schemas.gbt32960.frame import NEED_MORE as FRAME_NEED_MORE
 from schemas.jit import compiled, kernel
 from schemas.mqtt.scan import MALFORMED, NEED_MORE, TOO_LARGE, next_packet, publish_at
-from schemas.mqtt.topics import GBT32960, PREFIX, UPLINK_BYTES
+from schemas.mqtt.topics import BMS, GBT32960, PREFIX, TELEMETRY, UPLINK_BYTES
 from schemas.mqtt.wire import Code, PacketType
 from schemas.reasons import CODE as REASON
 from services.gateway.columns import (
@@ -36,6 +36,7 @@ from services.gateway.columns import (
     A_ID,
     A_SLOT,
     F_ACK,
+    F_CODEC,
     F_DETAIL,
     F_LENGTH,
     F_PARTITION,
@@ -91,10 +92,18 @@ _UNKNOWN_TOPIC: Final = REASON["unknown_topic"]
 _OWN: Final = 0
 _FOREIGN: Final = 1
 _UNKNOWN: Final = 2
+_OWN_TELEMETRY: Final = 3  # from here on JSON
+_OWN_BMS: Final = 4
+
+_GBT32960: Final = int(Codec.GBT32960)
+_JSON_TELEMETRY: Final = int(Codec.JSON_TELEMETRY)
+_JSON_BMS: Final = int(Codec.JSON_BMS)
 
 _PREFIX: Final = np.frombuffer(PREFIX, np.uint8).copy()
 _SUFFIX: Final = np.frombuffer(GBT32960, np.uint8).copy()
 _PREFIX_BYTES: Final = len(PREFIX)
+_TELEMETRY: Final = np.frombuffer(TELEMETRY, np.uint8).copy()
+_BMS: Final = np.frombuffer(BMS, np.uint8).copy()
 
 _next_packet = cast("Any", next_packet).compiled
 _next_frame = cast("Any", next_frame).compiled
@@ -106,6 +115,8 @@ _publish_at = cast("Any", publish_at).compiled
 def _topic_class_twin(topic: bytes, vin: bytes) -> int:
     if topic == PREFIX + vin + GBT32960:
         return _OWN
+    if topic in (PREFIX + vin + TELEMETRY, PREFIX + vin + BMS):
+        return _OWN_TELEMETRY if topic.endswith(TELEMETRY) else _OWN_BMS
     level, slash, _ = topic.removeprefix(PREFIX).partition(b"/")
     return _FOREIGN if topic.startswith(PREFIX) and slash and level != vin else _UNKNOWN
 
@@ -124,7 +135,7 @@ def _mqtt_scan_twin(
     slow: I64,
     counts: I64,
 ) -> None:
-    packet_max, frame_max, receive_max = limits.tolist()
+    packet_max, frame_max, receive_max, json_max = limits.tolist()
     counts[:] = 0
 
     def put(table: I64, which: int, *values: int) -> None:
@@ -158,7 +169,7 @@ def _mqtt_scan_twin(
                     break
                 if state[slot] != _NEW and kind == _PUBLISH:
                     kept = min(end - at, REFUSED_BYTES_MAX)
-                    put(frames, 0, at, kept, slot, _OVERSIZE, 0, own_partition, 0, 0)
+                    put(frames, 0, at, kept, slot, _OVERSIZE, 0, own_partition, 0, 0, _GBT32960)
             elif (state[slot] == _NEW and kind != _CONNECT) or (state[slot] != _NEW and kind == _CONNECT):
                 violation = _PROTOCOL_ERROR
             elif kind == _PUBLISH:
@@ -200,12 +211,18 @@ def _mqtt_scan_twin(
                                 reason, detail = _BAD_LENGTH, AT_LENGTH
                                 length = next_header(arena, begin, after) - begin
                             kept = min(length, REFUSED_BYTES_MAX) if reason else length
-                            put(frames, 0, begin, kept, slot, reason, detail, own_partition, 0, 0)
+                            put(frames, 0, begin, kept, slot, reason, detail, own_partition, 0, 0, _GBT32960)
                             k = begin + length
+                    elif where >= _OWN_TELEMETRY:
+                        codec = _JSON_TELEMETRY if where == _OWN_TELEMETRY else _JSON_BMS
+                        over = after - payload > json_max
+                        kept = min(after - payload, REFUSED_BYTES_MAX) if over else after - payload
+                        reason = _OVERSIZE if over else 0
+                        put(frames, 0, payload, kept, slot, reason, 0, own_partition, 0, 0, codec)
                     else:
                         reason = _FOREIGN_VIN if where == _FOREIGN else _UNKNOWN_TOPIC
                         kept = min(after - payload, REFUSED_BYTES_MAX)
-                        put(frames, 0, payload, kept, slot, reason, 0, own_partition, 0, 0)
+                        put(frames, 0, payload, kept, slot, reason, 0, own_partition, 0, 0, _GBT32960)
                         if where == _FOREIGN:
                             code = _NOT_AUTHORIZED
                     at = after
@@ -246,6 +263,15 @@ def _mqtt_scan_twin(
 
 # -- kernel ----------------------------------------------------------------------------------------
 @compiled
+def _ends_in(data: U8, slash: int, end: int, suffix: U8) -> bool:
+    same = end - slash == len(suffix)
+    if same:
+        for k in range(len(suffix)):
+            same &= data[slash + k] == suffix[k]
+    return same
+
+
+@compiled
 def _topic_class(data: U8, topic: int, topic_bytes: int, vin: U8, slot: int) -> int:
     if topic_bytes <= _PREFIX_BYTES:
         return _UNKNOWN
@@ -265,16 +291,19 @@ def _topic_class(data: U8, topic: int, topic_bytes: int, vin: U8, slot: int) -> 
             own &= data[level + k] == vin[slot, k]
     if not own:
         return _FOREIGN
-    if topic_bytes != UPLINK_BYTES:
-        return _UNKNOWN
-    for k in range(len(_SUFFIX)):
-        if data[slash + k] != _SUFFIX[k]:
-            return _UNKNOWN
-    return _OWN
+    if topic_bytes == UPLINK_BYTES and _ends_in(data, slash, end, _SUFFIX):
+        return _OWN
+    if _ends_in(data, slash, end, _TELEMETRY):
+        return _OWN_TELEMETRY
+    if _ends_in(data, slash, end, _BMS):
+        return _OWN_BMS
+    return _UNKNOWN
 
 
 @compiled
-def _put_frame(frames: I64, row: int, start: int, length: int, slot: int, reason: int, detail: int, part: int) -> None:
+def _put_frame(
+    frames: I64, row: int, start: int, length: int, slot: int, reason: int, detail: int, part: int, codec: int
+) -> None:
     frames[row, F_START] = start
     frames[row, F_LENGTH] = length if reason == 0 else min(length, np.int64(REFUSED_BYTES_MAX))
     frames[row, F_SLOT] = slot
@@ -283,6 +312,7 @@ def _put_frame(frames: I64, row: int, start: int, length: int, slot: int, reason
     frames[row, F_PARTITION] = part
     frames[row, F_SOURCE] = 0
     frames[row, F_ACK] = 0
+    frames[row, F_CODEC] = codec
 
 
 @compiled
@@ -314,7 +344,7 @@ def _scan_payload(
             detail = np.int64(AT_LENGTH)
         else:
             reason = np.int64(_GARBAGE)
-        _put_frame(frames, row, begin, length, slot, reason, detail, part)
+        _put_frame(frames, row, begin, length, slot, reason, detail, part, _GBT32960)
         row += 1
         at = begin + length
     return row
@@ -337,14 +367,15 @@ def mqtt_scan(
 ) -> None:
     """Scan every segment (columns SEG_*) that is in state SEG_SCAN.
 
-    ``limits``: bytes of a packet, bytes of a frame, receive maximum.  ``state`` to ``unacked``: arrays of
-    ``Connections``.  Writes ``frames`` (F_*), ``acks`` (A_*), ``slow`` (S_*; S_CODE is the reason code of a
+    ``limits``: bytes of a packet, bytes of a frame, receive maximum, bytes of a JSON payload.  ``state`` to
+    ``unacked``: arrays of ``Connections``.  Writes ``frames`` (F_*), ``acks`` (A_*), ``slow`` (S_*; S_CODE is the reason code of a
     violation, else how many in a row) and how many of each into ``counts``; moves each segment's SEG_AT
     and SEG_STATE.  A segment left in SEG_SCAN means that a table was full: take what is there and call again.
     """
     packet_max = limits[0]
     frame_max = limits[1]
     receive_max = limits[2]
+    json_max = limits[3]
     n_frames = np.int64(0)
     n_acks = np.int64(0)
     n_slow = np.int64(0)
@@ -380,7 +411,7 @@ def mqtt_scan(
                     break
                 violation = np.int64(_PACKET_TOO_LARGE)
                 if not fresh and kind == _PUBLISH:
-                    _put_frame(frames, n_frames, at, end - at, slot, np.int64(_OVERSIZE), np.int64(0), part)
+                    _put_frame(frames, n_frames, at, end - at, slot, np.int64(_OVERSIZE), np.int64(0), part, _GBT32960)
                     n_frames += 1
             elif fresh != (kind == _CONNECT):
                 violation = np.int64(_PROTOCOL_ERROR)
@@ -405,12 +436,19 @@ def mqtt_scan(
                     code = np.int64(0)
                     if where == _OWN:
                         n_frames = _scan_payload(arena, payload, after, frame_max, vin, slot, part, frames, n_frames)
+                    elif where >= _OWN_TELEMETRY:
+                        codec = _JSON_TELEMETRY if where == _OWN_TELEMETRY else _JSON_BMS
+                        over = np.int64(_OVERSIZE) if after - payload > json_max else np.int64(0)
+                        _put_frame(frames, n_frames, payload, after - payload, slot, over, np.int64(0), part, codec)
+                        n_frames += 1
                     else:
                         reason = np.int64(_UNKNOWN_TOPIC)
                         if where == _FOREIGN:
                             reason = np.int64(_FOREIGN_VIN)
                             code = np.int64(_NOT_AUTHORIZED)
-                        _put_frame(frames, n_frames, payload, after - payload, slot, reason, np.int64(0), part)
+                        _put_frame(
+                            frames, n_frames, payload, after - payload, slot, reason, np.int64(0), part, _GBT32960
+                        )
                         n_frames += 1
                     at = after
                     if code != 0 and not is_five:
@@ -476,6 +514,6 @@ def mqtt_scan(
 
 def warm() -> None:
     """Compile the kernel with the types it is called with."""
-    u8, i32, i64 = np.zeros(1, np.uint8), np.zeros(1, np.int32), np.zeros((0, 8), np.int64)
+    u8, i32, i64 = np.zeros(1, np.uint8), np.zeros(1, np.int32), np.zeros((0, 9), np.int64)
     vin = np.zeros((1, VIN_BYTES), np.uint8)
-    mqtt_scan(u8, i64, np.zeros(3, np.int64), u8, u8, vin, i32, i32, i64, i64, i64, np.zeros(3, np.int64))
+    mqtt_scan(u8, i64, np.zeros(4, np.int64), u8, u8, vin, i32, i32, i64, i64, i64, np.zeros(3, np.int64))

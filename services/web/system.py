@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Path
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
@@ -18,6 +18,8 @@ from services.web.catalogue import CATALOGUE
 from services.web.parameters import Ctx, only_known
 from services.web.problems import RETRY_AFTER_S, ProblemError
 from services.web.vehicles import REPORTING_WITHIN_S, WithinQuery
+
+_Topic = Annotated[Literal["telemetry", "bms"], Path(description="Last level of the topic nev/v1/{vin}/…")]
 
 router = APIRouter(tags=["system"])  # probes and scrapers may bring parameters of their own
 _STRICT = [Depends(only_known)]
@@ -53,7 +55,7 @@ async def signals(ctx: Ctx) -> Json:
 
 
 @router.get("/v1/schemas/{name}", summary="JSON Schema of a topic's payload", dependencies=_STRICT)
-async def schema(name: Literal["telemetry", "bms"]) -> Response:
+async def schema(name: _Topic) -> Response:
     """What vehicles may publish to nev/v1/{vin}/telemetry and nev/v1/{vin}/bms: every field, unit and range."""
     return Response(document.text(name), media_type="application/schema+json")
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.batch import Frames
+from schemas.batch import Codec, Frames
 from schemas.journal.record import decode_records
 from schemas.mqtt.packets import (
     PINGREQ,
@@ -65,6 +65,9 @@ def mqtt_streams(draw: st.DrawFn, five: bool) -> bytes:
     topics = [f"nev/v1/{VIN}/gbt32960"] * 4 + [
         f"nev/v1/{OTHER}/gbt32960",
         f"nev/v1/{VIN}/else",
+        f"nev/v1/{VIN}/telemetry",
+        f"nev/v1/{VIN}/bms",
+        f"nev/v1/{OTHER}/bms",
         "nev/v1/",
         "x",
         "nev/+/x",
@@ -160,7 +163,7 @@ def test_mqtt_scan(data: st.DataObject, five: bool, packet_max: int, receive_max
         scan(
             arena,
             segments,
-            np.array([packet_max, 300, receive_max], np.int64),
+            np.array([packet_max, 300, receive_max, 150], np.int64),
             state,
             np.full(3, five, np.uint8),
             VINS,
@@ -231,20 +234,20 @@ def test_absorb_group_and_answer(items: list[tuple[int, int, int, int, int]]) ->
     arena = np.frombuffer(bytearray((report() * 40)[: 100 * 20]), np.uint8)
     frames = np.zeros((max(1, len(items)), FRAME_COLUMNS), np.int64)
     for i, (slot, reason, partition, ack, length) in enumerate(items):
-        frames[i] = [85 * i, length, slot, reason, 4 if reason else 0, partition, 1 if reason else 0, ack]
+        frames[i] = [85 * i, length, slot, reason, 4 if reason else 0, partition, 1 if reason else 0, ack, 1 + i % 3]
     n = len(items)
     serial = np.array([7, 5, 9], np.int64)
     found = []
     for which in ("compiled", "twin"):
         data = np.full(4000, EMPTY, np.uint8)
         rows = np.full((32, GROUP_COLUMNS), EMPTY, np.int64)
-        end = getattr(gather.absorb, which)(arena, frames, n, 1, 123, 0, data, rows)
+        end = getattr(gather.absorb, which)(arena, frames, n, VINS, 1, 123, 0, data, rows)
         out = np.full(4000, EMPTY, np.uint8)
         spans = np.full((32, SPAN_COLUMNS), EMPTY, np.int64)
         answered = getattr(gather.write_replies, which)(arena, frames, n, serial, 0, 0, out, spans)
         ordered = np.full(4000, EMPTY, np.uint8)
         length, received = np.zeros(n, np.uint32), np.zeros(n, np.int64)
-        small, large = np.zeros((2, n), np.uint8), np.zeros((2, n), np.uint32)
+        small, large = np.zeros((3, n), np.uint8), np.zeros((2, n), np.uint32)
         bounds = np.zeros((PARTITIONS + 1, 2), np.int64)
         getattr(gather.by_partition, which)(data, rows, n, ordered, length, received, small, large, bounds)
         order = np.argsort(spans[: answered[1], SPAN_SERIAL], kind="stable")
@@ -255,7 +258,7 @@ def test_absorb_group_and_answer(items: list[tuple[int, int, int, int, int]]) ->
         arrays = (data, rows, out, spans, ordered, length, received, small, large, bounds, merged, merged_bytes)
         found.append([end, tuple(int(v) for v in answered), count, *(array.tolist() for array in arrays)])
     assert found[0] == found[1]
-    assert found[0][0] == sum(item[4] for item in items)
+    assert found[0][0] == sum(item[4] + (17 if i % 3 else 0) for i, item in enumerate(items))
 
 
 @settings(max_examples=100, deadline=None)
@@ -286,7 +289,7 @@ def in_group(items: list[tuple[int, int, int, int, int]]) -> Frames:
             group.sources.append({"peer": f"peer {i}", "vin": VIN, "client": ""})
             group.refused += 1
             source = len(group.sources)
-        frames[i] = [i, length, slot, reason, 4 if reason else 0, partition, source, 0]
+        frames[i] = [i, length, slot, reason, 4 if reason else 0, partition, source, 0, Codec.GBT32960]
         group.absorb(arena, frames[i : i + 1], 1, 2, 1000 + i, 0.0)
     stored = [StoredRecord(partition, k, body) for k, (partition, body) in enumerate(group.records(PARTITIONS))]
     accepted, refused = group.counts()
