@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GROUPS: Final = ("gateway", "pipeline")  # of kernels, see `warm_steps`
+# Groups of kernels, see `warm_steps`: of about one size, because they compile side by side.
+GATEWAY_KERNELS: Final = ("gateway",)
+PIPELINE_KERNELS: Final = ("decode", "rows")
 STOP_ORDER: Final = ["gateway", "pipeline", "web"]
 READY_TIMEOUT_S: Final = 120.0
 
@@ -184,7 +186,7 @@ class System:
 
     def _prepare(self) -> None:
         """In the supervisor's thread: compile kernels (a process of its own), meanwhile start the database."""
-        warming = _Warming(GROUPS, self._on_event)
+        warming = _Warming((*GATEWAY_KERNELS, *pipeline_kernels(self.settings)), self._on_event)
         try:
             self._start_database()
             from services.store.migrations import migrate
@@ -285,10 +287,16 @@ class _Warming:
         return time.monotonic() - self._begun
 
 
-def _load(steps: list[tuple[str, Callable[[], None]]]) -> None:
+def pipeline_kernels(settings: Settings) -> tuple[str, ...]:
+    """The groups that a pipeline with these settings runs."""
+    return PIPELINE_KERNELS if settings.pipeline.signals_file is None else (*PIPELINE_KERNELS, "custom")
+
+
+def _load(groups: Sequence[str]) -> None:
     """Load this process's kernels from the cache before it says that it is ready."""
-    for _, step in steps:
-        step()
+    for group in groups:
+        for _, step in warm_steps(group):
+            step()
 
 
 def warm_steps(group: str) -> list[tuple[str, Callable[[], None]]]:
@@ -304,13 +312,19 @@ def warm_steps(group: str) -> list[tuple[str, Callable[[], None]]]:
         from services.gateway import gather, scan_gbt, scan_mqtt
 
         modules = [scan, scan_mqtt, scan_gbt, gather]
-    elif group == "pipeline":
-        from schemas.custom import extract
+    elif group == "decode":
         from schemas.gbt32960 import decode
+
+        modules = [decode]
+    elif group == "rows":
         from schemas.samples import split
         from services.pipeline import rows, validate, vehicles
 
-        modules = [decode, validate, vehicles, rows, extract, split]
+        modules = [validate, vehicles, rows, split]
+    elif group == "custom":
+        from schemas.custom import extract
+
+        modules = [extract]
     elif group == "fleetsim":
         from services.fleetsim import chunks
 
@@ -346,7 +360,7 @@ async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> No
     from services.journal.postgres import PostgresJournal
     from services.store.directory import PostgresDirectory
 
-    _load(warm_steps("gateway"))
+    _load(GATEWAY_KERNELS)
     dsn = _dsn(settings)
     journal = PostgresJournal(dsn, settings.journal.partitions)
     directory = PostgresDirectory(dsn)
@@ -377,7 +391,7 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
     from services.store.keys import PostgresKeys
     from services.store.postgres import PostgresSink
 
-    _load(warm_steps("pipeline"))
+    _load(pipeline_kernels(settings))
     dsn = _dsn(settings)
     mine = [p for p in range(settings.journal.partitions) if p % settings.pipeline.processes == index]
     journal = PostgresJournal(dsn, settings.journal.partitions)
@@ -394,6 +408,7 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
             pruning = [
                 asyncio.create_task(_prune_letters(settings, dsn, journal, stop), name="prune dead letters"),
                 asyncio.create_task(_prune_link_events(settings, dsn, stop), name="prune link events"),
+                asyncio.create_task(_count_flaws(settings, dsn, stop), name="count flawed signals"),
             ]
         await Pipeline(settings, journal, sink, mine, keys=keys).run(stop)
     finally:
@@ -448,6 +463,28 @@ async def _prune_link_events(settings: Settings, dsn: str, stop: asyncio.Event) 
                 await asyncio.wait_for(stop.wait(), every_s)
     finally:
         await kept.close()
+
+
+async def _count_flaws(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
+    """Count the flawed signals of days that have changed; as :func:`_prune_letters`."""
+    import psycopg
+
+    from services.store.flaws import FlawCounter
+
+    counter = FlawCounter(dsn)
+    every_s = settings.data_quality.count_every_s
+    try:
+        while not stop.is_set():
+            try:
+                await counter.count()
+            except Unavailable as error:
+                log.warning("flawed signals were not counted: %s; trying again in %.0f s", error, every_s)
+            except psycopg.Error:  # ours to repair, and no reason to stop storing reports
+                log.exception("flawed signals were not counted")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), every_s)
+    finally:
+        await counter.close()
 
 
 async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
