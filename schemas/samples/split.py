@@ -255,7 +255,8 @@ def split(data: U8, start: I64, end: I64, limits: I64, out: I64) -> int:
     """Find the samples of the payloads ``data[start:end]``, each a VIN and what was published.
 
     limits (3,) i64: depth, samples, values.  Writes rows (columns PAYLOAD, BEGIN, END, STATUS, OFFSET) of ``out``
-    as far as there is room and returns how many there are.  A payload that is wrong as a whole is one row.
+    as far as there is room and returns how many there are; what lies behind them is scratch.  A payload that is
+    wrong as a whole is one row.
     """
     rows = np.int64(0)
     for payload in range(len(start)):

@@ -368,9 +368,9 @@ def mqtt_scan(
     """Scan every segment (columns SEG_*) that is in state SEG_SCAN.
 
     ``limits``: bytes of a packet, bytes of a frame, receive maximum, bytes of a JSON payload.  ``state`` to
-    ``unacked``: arrays of ``Connections``.  Writes ``frames`` (F_*), ``acks`` (A_*), ``slow`` (S_*; S_CODE is the reason code of a
-    violation, else how many in a row) and how many of each into ``counts``; moves each segment's SEG_AT
-    and SEG_STATE.  A segment left in SEG_SCAN means that a table was full: take what is there and call again.
+    ``unacked``: arrays of ``Connections``.  Writes ``frames`` (F_*), ``acks`` (A_*), ``slow`` (S_*; S_CODE is the
+    reason code of a violation, else how many in a row) and how many of each into ``counts``; moves each segment's
+    SEG_AT and SEG_STATE.  A segment left in SEG_SCAN means that a table was full: take what is there and call again.
     """
     packet_max = limits[0]
     frame_max = limits[1]
