@@ -24,7 +24,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services import cli_dead_letters, cli_doctor, cli_keys, cli_replay, cli_schema, cli_signals
+from services import cli_dead_letters, cli_doctor, cli_flaws, cli_keys, cli_replay, cli_schema, cli_signals
 from services.errors import NevstreamError, Unavailable, UsageError
 from services.settings import Settings, sample
 from services.terminal import ApiOption, ConfigOption, JsonOption, database, err, out
@@ -46,6 +46,7 @@ app.add_typer(cli_signals.app, name="signals")
 app.add_typer(cli_keys.app, name="keys")
 app.command(name="replay")(cli_replay.replay)
 app.command()(cli_schema.schema)
+app.command()(cli_flaws.flaws)
 
 _HEX = re.compile(rb"(?:0x)?[0-9a-fA-F\s:]+")
 
@@ -311,7 +312,7 @@ def vehicles_list(
     as_json: JsonOption = False,
 ) -> None:
     """List vehicles with their newest report."""
-    page = _ask(api, "/v1/vehicles", search=search, limit=limit)
+    page = _ask(api, "/v1/vehicles", vin=search, limit=limit)
     if as_json:
         print(json.dumps(page, ensure_ascii=False))
         return
