@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,8 +32,8 @@ class JournalWriter(Protocol):
         """Make (partition, record) pairs durable, all or none; returns their offsets.
 
         Returns only when the bytes survive a power cut.  Raises ``JournalUnavailable`` when it
-        cannot say so: the caller keeps the records, waits, and appends them again (a record may then
-        lie there twice; the pipeline drops duplicates).  Offsets of a partition rise in the order in
+        cannot say so: the caller keeps the records, waits, and appends the same again (they are then
+        there once; only a writer that has ended in between may leave them twice).  Offsets of a partition rise in the order in
         which they become visible to readers.
         """
         ...
@@ -146,6 +146,17 @@ class LetterFilter:
     since: datetime | None = None
     until: datetime | None = None
     open: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlawFilter:
+    """Which counts of flawed signals: UTC days [since, until]; None leaves a condition out."""
+
+    since: date
+    until: date
+    signal: str | None = None
+    state: str | None = None
+    vin: str | None = None
 
 
 LetterId = tuple[int, int, int]  # partition, offset, position: where the frame lies in the journal
@@ -273,6 +284,18 @@ class Queries(Protocol):
 
     async def dead_letter_counts(self, wanted: LetterFilter, *, by: str, limit: int) -> Table:
         """Refused frames by ``by`` (reason, vin, model, firmware), most first: keys, letters, vehicles, first, last."""
+        ...
+
+    async def flaw_counts(self, wanted: FlawFilter, *, by: str, limit: int) -> Table:
+        """Flaws by ``by`` (signal, model, firmware, vin), signal and state, most first: keys, flaws, vehicles."""
+        ...
+
+    async def flaw_days(self, since: date, until: date) -> Table:
+        """Of UTC days [since, until] that have rows: day, reports and counted_at (NULL: not yet), changed since."""
+        ...
+
+    async def rate_flaws(self, vehicle_id: int, *, since: datetime, until: datetime, limit: int) -> Table:
+        """Values that moved faster than they can: time, kind, part, signal, previous_time, previous_value, value."""
         ...
 
     async def overview(self, *, reporting_since: datetime) -> Mapping[str, Any]:

@@ -332,6 +332,15 @@ class LinkEvents(Section):
     prune_every_s: float = Field(600.0, gt=0, description="How often the first pipeline process looks for them.")
 
 
+class DataQuality(Section):
+    count_every_s: float = Field(
+        900.0,
+        gt=0,
+        description="How often the first pipeline process counts flawed signals again, for the days that have changed. "
+        "A day is read whole: about 10 s per million reports.",
+    )
+
+
 class Settings(Section):
     """All sections.  ``Settings.read()`` is the way in for people, ``Settings.model_validate`` for programs."""
 
@@ -351,6 +360,9 @@ class Settings(Section):
     )
     link_events: LinkEvents = Field(
         default_factory=lambda: LinkEvents(), description="What happened to connections: how long it is kept."
+    )
+    data_quality: DataQuality = Field(
+        default_factory=lambda: DataQuality(), description="Counts of signals that are not what they should be."
     )
     web: Web = Field(default_factory=lambda: Web(), description="HTTP API.")
 

@@ -5,18 +5,17 @@ off by more than the settings allow refuses the whole report.  Every check looks
 and its arrival time, never at other frames or at now: any order of the same frames, and any second
 reading of them, gives the same answer.
 
-:data:`CHECKS` is the list; the kernel walks it, and so can documentation.
+:data:`CHECKS` (``schemas.checks``) is the list; the kernel walks it, and so can documentation.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, Final
 
 import numpy as np
 
 from schemas.batch import CELLS, I16, I32, I64, TEMPS, U8, U32, Batch, Frames
+from schemas.checks import CHECKS, Check, Lists, Rule
 from schemas.jit import compiled, kernel
 from schemas.reasons import CODE
 from schemas.signals import INDEX, SIGNAL_COUNT, SIGNALS, State
@@ -29,68 +28,6 @@ _CLOCK_PAST: Final = CODE["clock_past"]
 _VALID, _SUSPECT = int(State.VALID), int(State.SUSPECT)
 _ABSENT: Final = int(State.ABSENT)
 
-
-class Rule(IntEnum):
-    """How a check compares ``a`` (and ``b``) with its threshold."""
-
-    ABOVE = 0  # a > threshold
-    EXCEEDS = 1  # a - b > threshold
-    DIFFERS = 2  # |a - b| > threshold
-    DIFFERS_PERMILLE = 3  # |a - b| > threshold/1000 * |b|
-
-
-class Lists(IntEnum):
-    """Which lists of the report must be complete and valid before a check may speak."""
-
-    NONE = 0
-    CELLS = 1  # every cell of every pack listed is in this report, and valid
-    ONE_PACK = 2  # CELLS, and there is exactly one pack
-    PROBES = 3  # every probe listed is valid
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One contradiction: when it holds, ``a`` (and ``b``, unless derived by the decoder) become SUSPECT.
-
-    threshold in ``unit`` · only_if (signal, value): the check is silent unless that signal is valid
-    and has that value; it is marked as well, being one side of the contradiction.
-    """
-
-    name: str
-    rule: Rule
-    a: str
-    b: str | None
-    threshold: float
-    unit: str
-    lists: Lists
-    only_if: tuple[str, int] | None
-    source: str
-
-
-CHECKS: Final[tuple[Check, ...]] = (
-    Check("pack_voltage_against_cell_sum", Rule.DIFFERS_PERMILLE, "pack_voltage_v", "cell_sum_v", 20, "‰",
-          Lists.ONE_PACK, None, "series connection; 2 % covers 0.1 V steps, 1 mV steps and sampling skew of a second"),
-    Check("highest_cell_against_list", Rule.DIFFERS, "max_cell_voltage_v", "cell_max_v", 0.005, "V",
-          Lists.CELLS, None, "2016 table 16 against table B.6; 5 steps of 1 mV"),
-    Check("lowest_cell_against_list", Rule.DIFFERS, "min_cell_voltage_v", "cell_min_v", 0.005, "V",
-          Lists.CELLS, None, "2016 table 16 against table B.6; 5 steps of 1 mV"),
-    Check("highest_probe_against_list", Rule.DIFFERS, "max_temp_c", "probe_max_c", 1, "°C",
-          Lists.PROBES, None, "2016 table 16 against table B.8; one step of 1 °C"),
-    Check("lowest_probe_against_list", Rule.DIFFERS, "min_temp_c", "probe_min_c", 1, "°C",
-          Lists.PROBES, None, "2016 table 16 against table B.8; one step of 1 °C"),
-    Check("lowest_cell_above_highest", Rule.EXCEEDS, "min_cell_voltage_v", "max_cell_voltage_v", 0, "V",
-          Lists.NONE, None, "2016 table 16"),
-    Check("lowest_probe_above_highest", Rule.EXCEEDS, "min_temp_c", "max_temp_c", 0, "°C",
-          Lists.NONE, None, "2016 table 16"),
-    Check("lowest_supercap_cell_above_highest", Rule.EXCEEDS, "supercap_min_cell_voltage_v",
-          "supercap_max_cell_voltage_v", 0, "V", Lists.NONE, None, "2025 table 26"),
-    Check("lowest_supercap_probe_above_highest", Rule.EXCEEDS, "supercap_min_temp_c", "supercap_max_temp_c", 0, "°C",
-          Lists.NONE, None, "2025 table 26"),
-    Check("discharge_while_charging", Rule.ABOVE, "total_current_a", None, 1, "A",
-          Lists.NONE, ("charge_state", 1), "state 1: parked charging, its current is negative; 1 A covers offset"),
-    Check("moving_while_parked_charging", Rule.ABOVE, "speed_kmh", None, 0, "km/h",
-          Lists.NONE, ("charge_state", 1), "charge state 1 is parked charging"),
-)  # fmt: skip
 
 # numba freezes plain module integers into the kernel
 _ABOVE, _EXCEEDS, _DIFFERS = int(Rule.ABOVE), int(Rule.EXCEEDS), int(Rule.DIFFERS)

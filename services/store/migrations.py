@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psycopg
 
+from schemas.checks import RATES
 from schemas.signals import SIGNALS
 from services.errors import NevstreamError, StoreUnavailable
 
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 VERSION_MIN: Final = 150000
 _LOCK: Final = (7236328, 0)
+
+_RATES_SINCE: Final = "0010_data_quality"
 
 _TABLE: Final = """
     CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -96,6 +99,8 @@ def apply(dsn: str, migrations: tuple[Migration, ...]) -> list[str]:
                 done.append(migration.name)
                 log.info("applied migration %s", migration.name)
             _write_signals(connection)
+            if any(migration.name == _RATES_SINCE for migration in migrations):
+                _write_rates(connection)
             return done
     except psycopg.OperationalError as error:
         raise StoreUnavailable(f"cannot migrate the database: {str(error).strip()}") from error
@@ -138,3 +143,25 @@ def _write_signals(connection: psycopg.Connection[Any]) -> None:
             " div = excluded.div, text = excluded.text WHERE s IS DISTINCT FROM excluded",
             [(i, s.name, s.unit, s.sql, s.div, s.text) for i, s in enumerate(SIGNALS)],
         )
+
+
+def _write_rates(connection: psycopg.Connection[Any]) -> None:
+    """The thresholds that ``rate_flaws`` reads; when they changed, every day is to be counted again."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM rate_limits WHERE signal <> ALL(%s)", ([rate.signal for rate in RATES],))
+        changed = cursor.rowcount
+        for rate in RATES:
+            cursor.execute(
+                "INSERT INTO rate_limits AS r (signal, rises_per_s, falls_per_s, slack, gap_max_s, above, source)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (signal) DO UPDATE SET"
+                " rises_per_s = excluded.rises_per_s, falls_per_s = excluded.falls_per_s, slack = excluded.slack,"
+                " gap_max_s = excluded.gap_max_s, above = excluded.above, source = excluded.source"
+                " WHERE r IS DISTINCT FROM excluded",
+                (
+                    rate.signal, rate.rises_per_s, rate.falls_per_s, rate.slack, rate.gap_max_s, rate.above,
+                    rate.source,
+                ),
+            )  # fmt: skip
+            changed += cursor.rowcount
+        if changed:
+            cursor.execute("UPDATE signal_flaw_days SET changes = -1")

@@ -189,6 +189,9 @@ class PostgresSink:
             clock.lap("late")
             _apply_states(connection, batch.states, not_new)
             clock.lap("states")
+            if batch.days:
+                days = [_EPOCH + timedelta(days=day) for day in batch.days]
+                connection.execute(statements.MARK_DAYS, [days, sorted(batch.positions)])
             _write_events(connection, batch)
             if batch.keys:
                 store_exchanged(connection, batch.keys, self._sealer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final, LiteralString
 from zoneinfo import ZoneInfo
 
@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from schemas.seams import LetterFilter, StoreHealth, Table
+from schemas.seams import FlawFilter, LetterFilter, StoreHealth, Table
 from schemas.signals import INDEX, SIGNALS, aggregates
 from services.errors import QueryTooSlow, SchemaMissing, StoreUnavailable
 from services.store import diagnosis
@@ -157,16 +157,19 @@ _AFTER: Final = sql.SQL(
 # in the standard; what is the same for all terminals of a build is taken for it: the edition of the last login, who
 # issued the SIM (first seven digits of the ICCID) and maker, product and type of its packs (first seven characters
 # of the coding of GB/T 34014).
+_LAST_LOGIN: Final[LiteralString] = """
+    LEFT JOIN LATERAL (
+        SELECT s.edition, left(s.iccid, 7) AS iccid, left(s.pack_codes[1], 7) AS packs FROM logins s
+        WHERE s.vehicle_id = v.vehicle_id AND s.command = 1 ORDER BY s.received_at DESC LIMIT 1
+    ) login ON true
+"""
 _COUNTED: Final[Mapping[str, tuple[LiteralString, LiteralString]]] = {
     "reason": ("reason", ""),
     "vin": ("vin", ""),
     "model": ("v.model", "LEFT JOIN vehicles v USING (vin)"),
     "firmware": (
         "login.edition, login.iccid, login.packs",
-        """LEFT JOIN vehicles v USING (vin) LEFT JOIN LATERAL (
-               SELECT s.edition, left(s.iccid, 7) AS iccid, left(s.pack_codes[1], 7) AS packs FROM logins s
-               WHERE s.vehicle_id = v.vehicle_id AND s.command = 1 ORDER BY s.received_at DESC LIMIT 1
-           ) login ON true""",
+        "LEFT JOIN vehicles v USING (vin) " + _LAST_LOGIN,
     ),
 }
 # Counted by vehicle first, so that a vehicle's login is looked up once and not once a letter.
@@ -185,6 +188,43 @@ _LETTER_FILTERS: Final[Mapping[str, LiteralString]] = {
     "until": "AND received_at < %(until)s",
     "open": "AND (requeued_at IS NULL AND replayed_at IS NULL) = %(open)s",
 }
+# The keys of flawed signals: as of dead letters, but that a count is of a vehicle that is known.
+_FLAWS_BY: Final[Mapping[str, tuple[LiteralString, LiteralString]]] = {
+    "signal": ("", ""),
+    "model": ("v.model,", ""),
+    "firmware": ("login.edition, login.iccid, login.packs,", _LAST_LOGIN),
+    "vin": ("v.vin,", ""),
+}
+_FLAW_COUNTS: Final = sql.SQL(
+    """
+    SELECT {keys} signal, state, sum(n)::bigint AS flaws, count(*) AS vehicles
+    FROM (SELECT vehicle_id, signal, state, sum(count) AS n FROM signal_flaws
+          WHERE day >= %(since)s AND day <= %(until)s {filters} GROUP BY 1, 2, 3) f
+    JOIN vehicles v USING (vehicle_id) {joined}
+    GROUP BY {keys} signal, state ORDER BY flaws DESC, {keys} signal, state LIMIT %(limit)s
+    """
+)
+_FLAW_FILTERS: Final[Mapping[str, LiteralString]] = {
+    "signal": "AND signal = %(signal)s",
+    "state": "AND state = %(state)s",
+    "vin": "AND vehicle_id = (SELECT w.vehicle_id FROM vehicles w WHERE w.vin = %(vin)s)",
+}
+FLAW_COUNTS: Final = tuple(_FLAWS_BY)
+_FLAW_DAYS: Final = sql.SQL(
+    """
+    SELECT day, c.reports, c.counted_at, c.changes IS DISTINCT FROM d.changes AS changed_since
+    FROM (SELECT day, sum(changes) AS changes FROM telemetry_days
+          WHERE day >= %(since)s AND day <= %(until)s GROUP BY day) d
+    LEFT JOIN signal_flaw_days c USING (day)
+    WHERE c.reports IS DISTINCT FROM 0 OR c.changes IS DISTINCT FROM d.changes ORDER BY day
+    """
+)
+_RATE_FLAWS: Final = sql.SQL(
+    """
+    SELECT time, kind, part, signal, previous_time, previous_value, value
+    FROM rate_flaws(%(id)s, %(since)s, %(until)s) ORDER BY time, kind, part, signal LIMIT %(limit)s
+    """
+)
 LETTER_COUNTS: Final = tuple(_COUNTED)
 _BEYOND: Final = sql.SQL(
     'AND (received_at, partition, "offset", position) < (%(time)s, %(partition)s, %(offset)s, %(position)s)'
@@ -415,6 +455,21 @@ class Queries:
         given, filters = letter_filter(wanted)
         query = _LETTER_COUNTS.format(keys=sql.SQL(keys), joined=sql.SQL(joined), filters=filters)
         return await self._connections.run(query, {**given, "limit": limit})
+
+    async def flaw_counts(self, wanted: FlawFilter, *, by: str, limit: int) -> Table:
+        keys, joined = _FLAWS_BY[by]
+        given = {name: getattr(wanted, name) for name in ("since", "until", *_FLAW_FILTERS)}
+        filters = sql.SQL(" ").join(sql.SQL(text) for name, text in _FLAW_FILTERS.items() if given[name] is not None)
+        query = _FLAW_COUNTS.format(keys=sql.SQL(keys), joined=sql.SQL(joined), filters=filters)
+        return await self._connections.run(query, {**given, "limit": limit})
+
+    async def flaw_days(self, since: date, until: date) -> Table:
+        return await self._connections.run(_FLAW_DAYS, {"since": since, "until": until})
+
+    async def rate_flaws(self, vehicle_id: int, *, since: datetime, until: datetime, limit: int) -> Table:
+        return await self._connections.run(
+            _RATE_FLAWS, {"id": vehicle_id, "since": since, "until": until, "limit": limit}
+        )
 
     async def overview(self, *, reporting_since: datetime) -> Mapping[str, Any]:
         fleet = _one(await self._connections.run(_FLEET, {"reporting_since": reporting_since}))

@@ -303,6 +303,7 @@ class ReplayStore:
             for (vehicle_id,) in written:
                 moves.report(vehicle_id, 0)
         connection.execute(replay_statements.REFRESH_STATES, given)
+        connection.execute(statements.MARK_DAYS, [[given["day"]], [-1]])
         if moves.reports:
             ids = sorted(moves.reports)
             reports = [moves.reports[key] for key in ids]

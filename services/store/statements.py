@@ -27,6 +27,13 @@ TEMPORARY: Final = """
 
 MAKE_DAYS: Final = "SELECT coalesce(sum(ensure_telemetry_days(day, day)), 0) FROM unnest(%s::date[]) AS day"
 
+# In order, so that nobody waits in a circle; pipelines have partitions of their own, a replay is -1.
+MARK_DAYS: Final = """
+    INSERT INTO telemetry_days AS d (day, partition, changes)
+    SELECT day, partition, 1 FROM unnest(%s::date[]) AS day CROSS JOIN unnest(%s::integer[]) AS partition ORDER BY 1, 2
+    ON CONFLICT (day, partition) DO UPDATE SET changes = d.changes + 1
+"""
+
 POSITIONS: Final = 'SELECT partition, "offset" FROM journal_positions WHERE partition = ANY(%s::integer[])'
 
 # Insert where nothing was stored, else update where it stands where we think. The second owner of a partition

@@ -25,7 +25,7 @@ from schemas.seams import LetterDesk, Queries
 from services.errors import SettingsError
 from services.own_signals import signals_of
 from services.settings import Settings
-from services.web import dead_letters, models, problems, system, telemetry, vehicles
+from services.web import data_quality, dead_letters, diagnosis, models, problems, system, telemetry, vehicles
 from services.web.own import OwnSignals
 from services.web.parameters import Context
 
@@ -44,6 +44,7 @@ _TAGS: Final = [
     {"name": "vehicles", "description": "Who is known, and the newest report of each."},
     {"name": "telemetry", "description": "Rows of a vehicle, raw or in buckets, as JSON, CSV or Parquet."},
     {"name": "dead letters", "description": "Refused frames: nothing is dropped silently."},
+    {"name": "data quality", "description": "Signals that are not what they should be, and the checks."},
     {"name": "system", "description": "Overview, signal catalogue, health and metrics."},
 ]
 _PROBLEM: Final = {"model": models.Problem}
@@ -119,7 +120,7 @@ def create_app(
         responses=_RESPONSES,
     )
     app.state.context = Context(settings, queries, zone, now, letters, own)
-    for module in (vehicles, telemetry, dead_letters, system):
+    for module in (vehicles, diagnosis, telemetry, data_quality, dead_letters, system):
         app.include_router(module.router)
 
     @app.get("/", include_in_schema=False)

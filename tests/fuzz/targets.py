@@ -188,6 +188,19 @@ def _through_the_pipeline(body: bytes) -> None:
     assert counts["frames"] == prepared.frames == sum(counts[name] for name in counts if name != "frames")
 
 
+# -- JSON samples -----------------------------------------------------------------------------------------
+def json(data: bytes) -> None:
+    """Bytes as the payload of either JSON topic, as the door journals it: VIN, then what was published."""
+    frame = VIN.encode() + data
+    for codec in (Codec.JSON_TELEMETRY, Codec.JSON_BMS):
+        _through_the_pipeline(
+            encode_record(
+                frame, np.array([len(frame)], np.uint32), np.array([1_780_000_000_000_000], np.int64),
+                np.array([DoorNumber.MQTT], np.uint8), np.array([codec], np.uint8),
+            )
+        )  # fmt: skip
+
+
 # -- events of connections -------------------------------------------------------------------------------
 def event(data: bytes) -> None:
     """Bytes as an event: one that the store can hold, or none."""
@@ -205,5 +218,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "decoder": decoder,
     "mqtt": mqtt,
     "record": record,
+    "json": json,
     "event": event,
 }
