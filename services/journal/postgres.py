@@ -8,6 +8,7 @@ function that keeps offsets in order are in ``schemas/sql/0003_journal.sql``.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
@@ -26,7 +27,7 @@ _TIMEOUT_S: Final = 10.0
 # behind does not walk its whole backlog to take the first eight megabytes of it.
 _RECORDS_PER_PARTITION_MAX: Final = 1024
 
-_APPEND: Final = "SELECT journal_append(%b::integer[], %b::bytea[])"
+_APPEND: Final = "SELECT journal_append(%b::uuid, %b::bigint, %b::integer[], %b::bytea[])"
 
 # The oldest of all partitions first, up to the byte budget. The sizes are read off the TOAST pointers: only
 # the bodies that are sent are fetched.
@@ -60,6 +61,10 @@ class PostgresJournal:
 
     def __init__(self, dsn: str, partitions: int) -> None:
         self.partitions = partitions
+        # Each append has a number of this writer's; one whose answer was lost keeps it for the next try.
+        self._name = uuid.uuid4()
+        self._number = 0
+        self._unanswered: Sequence[tuple[int, bytes]] | None = None
         # synchronous_commit is not left to the server's configuration: it is what makes an acknowledgement true.
         self._writer = Line(dsn, "nevstream journal writer", JournalUnavailable, _TIMEOUT_S, synchronous_commit="on")
         # Day partitions are chosen while the plan runs, so one plan serves all offsets. enable_seqscan: a plan
@@ -87,18 +92,26 @@ class PostgresJournal:
             )
 
     async def append(self, records: Sequence[tuple[int, bytes]]) -> list[int]:
-        """Make (partition, record) pairs durable, all or none; returns their offsets."""
+        """Make (partition, record) pairs durable, all or none; returns their offsets.
+
+        The same records given again after ``JournalUnavailable`` are there once, whatever the first try did.
+        """
         if not records:
             return []
         for partition, _ in records:
             if not 0 <= partition < self.partitions:
                 raise ValueError(f"partition {partition} is not one of the journal's {self.partitions}")
-        arguments = ([partition for partition, _ in records], [body for _, body in records])
 
         async def run(connection: Connection) -> int:
+            # Numbered in here, where one append runs at a time.
+            if self._unanswered != records:
+                self._number += 1
+            self._unanswered = records
+            arguments = (self._name, self._number, [p for p, _ in records], [body for _, body in records])
             cursor = await connection.execute(_APPEND, arguments, prepare=True, binary=True)
             row = await cursor.fetchone()
             assert row is not None
+            self._unanswered = None
             return int(row[0])
 
         begun = time.perf_counter()

@@ -182,3 +182,51 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(own_server
     (offset,) = await journal.append([(0, b"after the crash")])
     assert offset > max(offset for _, offset, _ in found)
     await journal.close()
+
+
+async def test_an_append_whose_answer_was_lost_is_there_once(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = PostgresJournal(dsn, 4)
+    await journal.open()
+    execute, lose = psycopg.AsyncConnection.execute, [True]
+
+    async def lost_once(self: psycopg.AsyncConnection[Any], query: Any, *arguments: Any, **options: Any) -> Any:
+        cursor = await execute(self, query, *arguments, **options)
+        if lose and "journal_append" in query:
+            lose.pop()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return cursor
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "execute", lost_once)
+    records = [(0, b"one"), (3, b"two")]
+    with pytest.raises(JournalUnavailable):
+        await journal.append(records)
+    offsets = await journal.append(list(records))
+    again = await journal.append(list(records))  # after a success the same bytes are new records
+
+    stored = await journal.read({0: -1, 3: -1}, 1 << 20)
+    await journal.close()
+    assert not lose
+    assert sorted(record.offset for record in stored) == [*offsets, *again]
+
+
+async def test_an_append_that_never_arrived_is_there_after_the_second_try(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = PostgresJournal(dsn, 1)
+    await journal.open()
+    execute, lose = psycopg.AsyncConnection.execute, [True]
+
+    async def lost_once(self: psycopg.AsyncConnection[Any], query: Any, *arguments: Any, **options: Any) -> Any:
+        if lose and "journal_append" in query:
+            lose.pop()
+            raise psycopg.OperationalError("could not send data to server")
+        return await execute(self, query, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "execute", lost_once)
+    with pytest.raises(JournalUnavailable):
+        await journal.append([(0, b"one")])
+    offsets = await journal.append([(0, b"one")])
+
+    stored = await journal.read({0: -1}, 1 << 20)
+    await journal.close()
+    assert [record.offset for record in stored] == offsets
