@@ -31,10 +31,10 @@ class JournalWriter(Protocol):
     async def append(self, records: Sequence[tuple[int, bytes]]) -> list[int]:
         """Make (partition, record) pairs durable, all or none; returns their offsets.
 
-        Returns only when the bytes survive a power cut.  Raises ``JournalUnavailable`` when it
-        cannot say so: the caller keeps the records, waits, and appends the same again (they are then
-        there once; only a writer that has ended in between may leave them twice).  Offsets of a partition rise in the order in
-        which they become visible to readers.
+        Returns only when the bytes survive a power cut.  Raises ``JournalUnavailable`` when it cannot
+        say so: the caller keeps the records, waits, and appends the same again (they are then there once;
+        only a writer that has ended in between may leave them twice).  Offsets of a partition rise in
+        the order in which they become visible to readers.
         """
         ...
 
