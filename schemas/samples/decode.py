@@ -37,6 +37,7 @@ JSON_CODECS: Final = (Codec.JSON_TELEMETRY, Codec.JSON_BMS)
 
 _FLAWS_MAX: Final = 50  # named per sample; the rest is counted
 _SHAPES_MAX: Final = 2000
+_VALUES_AT_ONCE: Final = 10_000  # as Python objects: more of them leave the processor's cache
 _TIME_S_END: Final = 7_258_118_400  # 2200, as everywhere
 _POSITION_BITS: Final = 22
 _SORTED: Final = orjson.OPT_SORT_KEYS
@@ -188,6 +189,7 @@ class _Work:
         shapes, values, owners, signals = self.decoder.shapes, self.values, self.owners, self.signals
         texts: list[bytes] = []
         seconds: list[int] = []
+        taken_lines: list[int] = []
         lines = good.tolist()
         for line, begin, end in zip(lines, (begins - low).tolist(), (ends - low).tolist(), strict=True):
             try:
@@ -211,9 +213,12 @@ class _Work:
             texts.append(text)
             seconds.append(second)
             owners.append(line)
+            taken_lines.append(line)
             signals.append(shape.signals)
             values += sample.values()
-        taken = np.array(owners, np.int64)
+            if len(values) > _VALUES_AT_ONCE:
+                self.judge_scalars()
+        taken = np.array(taken_lines, np.int64)
         out.kind[taken] = np.where(out.kind[taken] == 0, _REPORT, out.kind[taken])
         out.edition[taken] = EDITION
         out.time_s[taken] = seconds
@@ -295,7 +300,7 @@ class _Work:
 
     # -- scalars ---------------------------------------------------------------------------------------
     def judge_scalars(self) -> None:
-        """All scalars of the batch at once: to steps, in range or not."""
+        """The scalars read so far, at once: to steps, in range or not."""
         values, out = self.values, self.out
         for unfit, name in self.unfit:
             if not out.reason[unfit]:
@@ -330,6 +335,8 @@ class _Work:
         line, signal = line[given], signal[given]
         out.num[line, signal] = num[given]
         out.state[line, signal] = state[given]
+        for done in (self.values, self.signals, self.owners, self.unfit):
+            done.clear()
 
     # -- lists -----------------------------------------------------------------------------------------
     def put_lists(self) -> None:

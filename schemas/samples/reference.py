@@ -31,7 +31,7 @@ def second_of(moment: Any) -> int | None:
             parsed = datetime.fromisoformat(moment)
         except ValueError:
             return None
-        return None if parsed.tzinfo is None else (parsed - _EPOCH) // timedelta(seconds=1)
+        return None if parsed.tzinfo is None else int((parsed - _EPOCH) // timedelta(seconds=1))
     if _number(moment) and math.isfinite(moment):
         return math.floor(moment / 1000)
     return None
@@ -40,7 +40,8 @@ def second_of(moment: Any) -> int | None:
 def read_sample(text: bytes | str) -> dict[str, Any] | None:
     """A sample as {"time", "kind", "signals", "flaws", "extra", "lists"}; None when it cannot be read.
 
-    signals: name → (state word, value) · flaws: JSON path → what is wrong · lists: as they came.
+    signals: name → (state word, value) · flaws: JSON path → what is wrong · lists: raw values of
+    a list of numbers, None for anything else.
     """
     try:
         sample = json.loads(text)
@@ -63,7 +64,7 @@ def read_sample(text: bytes | str) -> dict[str, Any] | None:
             elif value is not None:
                 flaws["$.kind"] = "unknown_kind" if isinstance(value, str) else "wrong_type"
         elif name in (f.CELLS, f.TEMPS):
-            lists[name] = value
+            lists[name] = _raw_list(value, name == f.CELLS)
         elif name in _BY_NAME:
             if value is None:
                 continue
@@ -74,6 +75,23 @@ def read_sample(text: bytes | str) -> dict[str, Any] | None:
         elif name != f.VIN:
             extra[name] = value
     return {"time": second, "kind": kind, "signals": signals, "flaws": flaws, "extra": extra, "lists": lists}
+
+
+def _raw_list(values: Any, cells: bool) -> list[int] | None:
+    """Values of a flat list as the wire has them (2025 tables 12 and 14): 0xFFFD out of range, 0xFFFF none."""
+    if not isinstance(values, list) or not values or isinstance(values[0], (list, dict)):
+        return None
+    div, bias, most, ones = (
+        (f.CELL_DIV, 0, f.CELL_RAW_MAX, 0xFFFF) if cells else (1, f.PROBE_BIAS_C, f.PROBE_RAW_MAX, 0xFF)
+    )
+    found = []
+    for value in values:
+        if not _number(value) or not math.isfinite(value):
+            found.append(ones)
+            continue
+        raw = round(value * div) + bias if abs(value) < 1e9 else -1
+        found.append(raw if 0 <= raw <= most else ones - 2)
+    return found
 
 
 _STATES: Final[Mapping[str, str]] = {

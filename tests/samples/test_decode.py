@@ -316,8 +316,10 @@ def test_against_a_plain_reading(samples: list[dict[str, Any]]) -> None:
                     assert row["flaws"].get(name) == state, name
         paths = {path: word for path, word in row["paths"].items() if "[" not in path and path != "$.speed_mph"}
         assert paths == plain["flaws"]
-        for key, column in (("cells_v", "cells"), ("temps_c", "temps")):
-            assert (column in row) == bool(plain["lists"].get(key))
+        for key, column, head, width in (("cells_v", "cells", 8, 2), ("temps_c", "temps", 4, 1)):
+            body = row.get(column, b"")[head:]
+            raw = [int.from_bytes(body[i : i + width], "big") for i in range(0, len(body), width)]
+            assert raw == plain["lists"].get(key, [])
 
 
 @settings(max_examples=60, deadline=None)
