@@ -469,12 +469,15 @@ async def _count_flaws(settings: Settings, dsn: str, stop: asyncio.Event) -> Non
     """Count the flawed signals of days that have changed; as :func:`_prune_letters`."""
     import psycopg
 
+    loop = asyncio.get_running_loop()
+
     from services.store.flaws import FlawCounter
 
     counter = FlawCounter(dsn)
     every_s = settings.data_quality.count_every_s
     try:
         while not stop.is_set():
+            begun = loop.time()
             try:
                 await counter.count()
             except Unavailable as error:
@@ -482,7 +485,7 @@ async def _count_flaws(settings: Settings, dsn: str, stop: asyncio.Event) -> Non
             except psycopg.Error:  # ours to repair, and no reason to stop storing reports
                 log.exception("flawed signals were not counted")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), every_s)
+                await asyncio.wait_for(stop.wait(), max(every_s, 4 * (loop.time() - begun)))
     finally:
         await counter.close()
 

@@ -21,7 +21,7 @@ from services.errors import StoreUnavailable
 log = logging.getLogger(__name__)
 
 _ONE_COUNTS: Final = (7236328, 4)
-_TIMEOUT_S: Final = 1800.0  # a day of a large fleet is read whole
+_TIMEOUT_S: Final = 6 * 3600.0  # a day is read whole: 20 s per million reports that carry every rated signal
 
 _CHANGED: Final = """
     SELECT d.day FROM telemetry_days d LEFT JOIN signal_flaw_days c USING (day)
@@ -44,7 +44,8 @@ class FlawCounter:
     """Counts the days that have changed.  One connection, opened when first needed."""
 
     def __init__(self, dsn: str) -> None:
-        self._line = Line(dsn, "nevstream data quality", StoreUnavailable, _TIMEOUT_S)
+        # sorts of a whole day: more memory than the default, for this one connection
+        self._line = Line(dsn, "nevstream data quality", StoreUnavailable, _TIMEOUT_S, jit="off", work_mem="128MB")
 
     async def count(self) -> list[date]:
         """Count every day that has changed, newest first; returns them.  Raises ``StoreUnavailable``.
