@@ -33,7 +33,7 @@ def second_of(moment: Any) -> int | None:
             return None
         return None if parsed.tzinfo is None else int((parsed - _EPOCH) // timedelta(seconds=1))
     if _number(moment) and math.isfinite(moment):
-        return math.floor(moment / 1000)
+        return math.floor(float(moment) / 1000)
     return None
 
 

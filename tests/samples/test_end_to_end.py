@@ -87,7 +87,10 @@ async def test_paho_to_latest(dsn: str) -> None:
     now = int(time.time())
     telemetry, bms = json_uplink(VIN), json_uplink(VIN, BMS)
     messages = [
-        (telemetry, orjson.dumps({"time": now * 1000, "speed_kmh": 65.3, "soc_pct": 80, "alarm_flags": 1, "own": "x"})),
+        (
+            telemetry,
+            orjson.dumps({"time": now * 1000, "speed_kmh": 65.3, "soc_pct": 80, "alarm_flags": 1, "own": "\0😀"}),
+        ),
         (bms, orjson.dumps({"time": now * 1000, "cells_v": [3.301, None, 3.299], "temps_c": [25, 26], "soc_mpct": 1})),
         (telemetry, orjson.dumps([{"time": (now - k) * 1000, "speed_kmh": k} for k in (5, 9, 7)])),
         (telemetry, b'{"speed_kmh": 1}'),
@@ -113,7 +116,7 @@ async def test_paho_to_latest(dsn: str) -> None:
         assert latest["alarms"] == ["temperature_difference"]
         assert latest["packs"][0]["cells_v"] == [3.301, None, 3.299]
         assert latest["temps"][0]["temps_c"] == [25, 26]
-        assert latest["extra"]["own"]["value"] == "x"
+        assert latest["extra"]["own"]["value"] == "\ufffd😀"
         vehicle = (await client.get(f"/v1/vehicles/{VIN}")).json()
         assert (vehicle["edition"], vehicle["reports"]) == (None, 5)
         assert vehicle["speed_kmh"] == pytest.approx(65.3, abs=1e-5), "telemetry is the newest of its second"
