@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks import samples
 from benchmarks.runner import Progress
 from schemas.batch import Batch, Codec
 from schemas.gbt32960.decode import decode_frames, decode_reports
@@ -115,7 +116,7 @@ def _rate(work: Callable[[], None], count: int, repeats: int) -> float:
 
 
 def run(quick: bool, progress: Progress) -> dict[str, Any]:
-    """{frames_per_s (kernels, typical 2016), baseline_frames_per_s (rtm-con), ratio, twin_frames_per_s, cases[]}."""
+    """{frames_per_s (kernels), baseline_frames_per_s ratio, twin_frames_per_s, cases[], json_cases[]}."""
     many, few, repeats = (5_000, 50, 5) if quick else (20_000, 300, 15)
     try:
         judge = rtm_con()
@@ -155,6 +156,11 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
                 f"{size} {2000 + edition}, {len(frames[0])} bytes, frames/s: kernels {fast:,.0f}, twin {slow:,.0f}, "
                 f"rtm-con {told}"
             )
+    json_cases = samples.measure(samples.SAMPLES // 4 if quick else samples.SAMPLES)
+    for case in json_cases:
+        progress(
+            f"JSON {case['case']}: {case['samples_per_s']:,} samples/s, json.loads {case['baseline_samples_per_s']:,}"
+        )
     (typical,) = (case for case in cases if (case["size"], case["edition"]) == ("typical", 2016))
     return {
         "frames_per_s": typical["frames_per_s"],
@@ -162,6 +168,7 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
         "ratio": typical["ratio"],
         "twin_frames_per_s": typical["twin_frames_per_s"],
         "cases": cases,
+        "json_cases": json_cases,
         "settings": {"frames": many, "frames_slow": few, "repeats": repeats, "cores_used": 1},
         "notes": [] if judge is not None else ["rtm-con is not installed (pip install rtm-con): no baseline"],
     }

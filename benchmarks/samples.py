@@ -1,6 +1,6 @@
 """How fast JSON samples become columns: the batch decoder, and ``json.loads`` with a loop over the fields.
 
-``python -m benchmarks.samples``: one process, samples made before the clock starts, the best of five passes over
+Part of ``nevstream bench decode``: one process, samples made before the clock starts, the best of five passes over
 20,000 samples (other work on the machine can only slow a pass down).
 """
 
@@ -101,8 +101,3 @@ def measure(n: int = SAMPLES) -> list[dict[str, Any]]:
             "baseline_samples_per_s": round(plain), "ratio": round(ours / plain, 1),
         })  # fmt: skip
     return found
-
-
-if __name__ == "__main__":
-    for line in measure():
-        print(json.dumps(line))

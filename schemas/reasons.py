@@ -63,7 +63,7 @@ REASONS: Final[tuple[Reason, ...]] = (
            "Compare the vehicle's key with `nevstream keys list`, and mode and padding with the section [encryption]."),
     Reason(20, "signature", "The report's signature is not that of the vehicle's public key.",
            "Check the public key with `nevstream keys list`; encryption.signature = \"keep\" takes such ones, marked."),
-    Reason(21, "bad_json", "Not JSON, not an object or an array of objects, or a sample without a time that can be read.",
+    Reason(21, "bad_json", "Not JSON, not an object or an array of objects, or a sample without a readable time.",
            "Compare with `nevstream schema telemetry`; time is ISO 8601 with offset, or milliseconds since 1970."),
     Reason(22, "json_limit", "More nesting, samples or values in a JSON payload than the pipeline takes.",
            "Split the payload, or raise pipeline.json_*_max."),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from schemas.batch import Codec, Committed, RowBatch
+from schemas.batch import Committed, RowBatch
 from schemas.keys import partition_of_vin
 from schemas.reasons import CODE
 from schemas.seams import StoredRecord
