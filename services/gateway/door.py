@@ -209,12 +209,11 @@ class BaseDoor:
         reason: int = 0,
         detail: int = 0,
         ack: int = 0,
-        kept: Any = None,
         told: bool = True,
     ) -> None:
         """Journal one frame (a u8 array) that Python looked at, answered with ``ack`` once durable (0: not).
 
-        ``kept`` is journaled in its place when given, of the same length.  ``told``: a refusal is an event.
+        ``told``: a refusal is an event.
         """
         group = self.intake.committer.filling
         row = self._one[0]
@@ -231,8 +230,6 @@ class BaseDoor:
         if reason and told:
             self.erred(link, reason, ack)
         row[F_ACK] = ack
-        group.absorb(
-            frame if kept is None else kept, self._one, 1, self.number, self.intake.received_us, self.intake.now_s
-        )
+        group.absorb(frame, self._one, 1, self.number, self.intake.received_us, self.intake.now_s)
         if ack:
             group.answer_frames(frame, self._one, 1, self.rows.serial)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import logging
 import time
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from schemas.gbt32960.frame import (
     AT_LENGTH,
     AT_UNIT,
     AT_VIN,
-    bcc,
     build_frame,
     vin_ok,
 )
@@ -49,6 +48,7 @@ from services.gateway.gbt_rules import ANSWER, ASK, BIND, LOOK, NEXT, actions, e
 from services.gateway.intake import Intake
 from services.gateway.link import Link
 from services.gateway.scan_gbt import gbt_scan
+from services.gateway.secrets import PASSWORD
 from services.settings import AckPolicy, Activation, Login, SameVin, Settings
 
 log = logging.getLogger("nevstream.gateway")
@@ -62,7 +62,6 @@ _PLATFORM_LOGIN_UNIT: Final = 41
 _ACTIVATED: Final = bytes((1, 0))
 _NOT_ACTIVATED: Final = bytes((2, 2))
 _USER: Final = slice(AT_UNIT + 8, AT_UNIT + 20)
-_PASSWORD: Final = slice(AT_UNIT + 20, AT_UNIT + 40)
 
 
 class GbtDoor(BaseDoor):
@@ -185,7 +184,6 @@ class GbtDoor(BaseDoor):
 
     def _platform_login(self, link: Link, frame: U8) -> None:
         reason, detail = 0, 0
-        kept = frame
         if not vin_ok(frame, AT_VIN):
             reason, detail = REASON["bad_vin"], AT_VIN
         elif frame[AT_ENCRYPTION] != Encryption.NONE:
@@ -194,15 +192,14 @@ class GbtDoor(BaseDoor):
             reason, detail = REASON["structure"], AT_LENGTH
         else:
             user = frame[_USER].tobytes().rstrip(b"\0 ")
-            password = frame[_PASSWORD].tobytes().rstrip(b"\0 ")
+            password = frame[PASSWORD].tobytes().rstrip(b"\0 ")
             expected = self._users.get(user)
             # compared even for an unknown user, so that the time taken does not tell which users exist
             right = hmac.compare_digest(password, expected if expected is not None else b"\0")
             if expected is None or not right:
                 reason, detail = REASON["bad_login"], AT_UNIT + 8
-            kept = _masked(frame)
         if reason:
-            self._turn_away(link, frame, reason, detail, kept)
+            self._turn_away(link, frame, reason, detail)
             return
         self.unbind(link)
         self.rows.state[link.slot] = NEXT[Command.PLATFORM_LOGIN]
@@ -211,7 +208,7 @@ class GbtDoor(BaseDoor):
             link.client = link.known_as = code
             self.events.tell(Event.CONNECTED, self.number, link=link, detail=f"{_how(frame)}, platform")
         self.alive(link, self.limits.idle_timeout_s)
-        self.take(link, frame, ack=Ack.SUCCESS, kept=kept)
+        self.take(link, frame, ack=Ack.SUCCESS)
 
     def _logout(self, link: Link, frame: U8, command: int) -> None:
         identification = frame[AT_VIN:AT_ENCRYPTION].tobytes()
@@ -262,15 +259,15 @@ class GbtDoor(BaseDoor):
         elif frame[AT_ACK] == Ack.COMMAND:
             self._refuse(link, frame, REASON["unknown_command"], AT_COMMAND)
 
-    def _turn_away(self, link: Link, frame: U8, reason: int, detail: int, kept: Any = None) -> None:
+    def _turn_away(self, link: Link, frame: U8, reason: int, detail: int) -> None:
         """Refuse a login."""
         vin = frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii", "backslashreplace")
         self.turn_away(link, reason_name(reason), vin, _how(frame))
-        self._refuse(link, frame, reason, detail, kept, told=False)
+        self._refuse(link, frame, reason, detail, told=False)
 
-    def _refuse(self, link: Link, frame: U8, reason: int, detail: int, kept: Any = None, told: bool = True) -> None:
+    def _refuse(self, link: Link, frame: U8, reason: int, detail: int, told: bool = True) -> None:
         ack = int(self._errors[reason, int(frame[0] == _DOLLAR)])
-        self.take(link, frame, reason, detail, ack, kept, told)
+        self.take(link, frame, reason, detail, ack, told)
         # an attempt was made: the peer has until the idle timeout to make a better one
         if self.rows.state[link.slot] == State.NEW:
             self.alive(link, self.limits.idle_timeout_s)
@@ -290,11 +287,3 @@ class GbtDoor(BaseDoor):
 def _how(frame: U8) -> str:
     """How a connection speaks, for its events."""
     return f"GB/T 32960 edition {2000 + EDITION_OF_MARK[int(frame[0])]}"
-
-
-def _masked(frame: U8) -> U8:
-    """A platform login with its password blotted out and the check byte made right: secrets are not journaled."""
-    masked = frame.copy()
-    masked[_PASSWORD] = ord("*")
-    masked[-1] = bcc(masked, AT_COMMAND, len(masked) - 1)
-    return masked

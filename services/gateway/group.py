@@ -30,6 +30,7 @@ from services.gateway.gather import (
     write_pubacks,
     write_replies,
 )
+from services.gateway.secrets import blot_passwords
 
 _BYTES_MIN: Final = 256 * 1024
 _ROWS_MIN: Final = 1024
@@ -154,6 +155,7 @@ class Group:
         detail_source, length = large[:2], large[2]
         bounds = np.empty((partitions + 1, 2), np.int64)
         by_partition(self.data, self.rows, n, ordered, length, received, small, detail_source, bounds)
+        blot_passwords(ordered, length, small[2])
         view = memoryview(ordered.data)
         made = []
         for partition in range(partitions):

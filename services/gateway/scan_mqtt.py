@@ -15,7 +15,9 @@ from typing import Any, Final, cast
 import numpy as np
 
 from schemas.batch import I32, I64, U8, VIN_BYTES, Codec
+from schemas.gbt32960.commands import Command
 from schemas.gbt32960.frame import (
+    AT_COMMAND,
     AT_LENGTH,
     AT_VIN,
     BAD_BCC,
@@ -87,6 +89,11 @@ _GARBAGE: Final = REASON["garbage"]
 _OVERSIZE: Final = REASON["oversize"]
 _FOREIGN_VIN: Final = REASON["foreign_vin"]
 _UNKNOWN_TOPIC: Final = REASON["unknown_topic"]
+_UNKNOWN_COMMAND: Final = REASON["unknown_command"]
+
+# A vehicle is no platform: what would log one in has no meaning under a vehicle's topic.
+_PLATFORM_LOGIN: Final = int(Command.PLATFORM_LOGIN)
+_PLATFORM_LOGOUT: Final = int(Command.PLATFORM_LOGOUT)
 
 # Topic classes.
 _OWN: Final = 0
@@ -201,6 +208,8 @@ def _mqtt_scan_twin(
                             if found == FRAME:
                                 if bytes(arena[begin + AT_VIN : begin + AT_VIN + VIN_BYTES]) != own_vin:
                                     reason, detail = _FOREIGN_VIN, AT_VIN
+                                elif arena[begin + AT_COMMAND] in (_PLATFORM_LOGIN, _PLATFORM_LOGOUT):
+                                    reason, detail = _UNKNOWN_COMMAND, AT_COMMAND
                             elif found == BAD_BCC:
                                 reason, detail = _BAD_BCC, length - 1
                             elif found == GARBAGE:
@@ -331,6 +340,9 @@ def _scan_payload(
             if not own:
                 reason = np.int64(_FOREIGN_VIN)
                 detail = np.int64(AT_VIN)
+            elif arena[begin + AT_COMMAND] == _PLATFORM_LOGIN or arena[begin + AT_COMMAND] == _PLATFORM_LOGOUT:
+                reason = np.int64(_UNKNOWN_COMMAND)
+                detail = np.int64(AT_COMMAND)
         elif found == FRAME_NEED_MORE:
             reason = np.int64(_BAD_LENGTH)
             detail = np.int64(AT_LENGTH)

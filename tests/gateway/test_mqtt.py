@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from schemas.gbt32960.frame import build_frame
 from schemas.mqtt.packets import (
     PINGREQ,
     PINGRESP,
@@ -122,6 +123,12 @@ async def test_every_ping_is_answered(start: Start) -> None:
     assert answers.endswith((ACK_1, ACK_1 + PINGRESP))
 
 
+def platform_login(password: bytes) -> bytes:
+    """What makes no sense under a vehicle's topic, and holds a secret (6.3)."""
+    unit = bytes.fromhex("1a0b181100000001") + b"city".ljust(12, b"\0") + password.ljust(20, b"\0") + b"\x01"
+    return build_frame(16, 0x05, 0xFE, VIN.encode(), 1, unit)
+
+
 # -- refused, kept, acknowledged -------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("payload", "kept"),
@@ -132,6 +139,7 @@ async def test_every_ping_is_answered(start: Start) -> None:
         (b"no frame", [("garbage", b"no frame")]),
         (b"zz" + report() + b"z", [("garbage", b"zz"), ("", report()), ("garbage", b"z")]),
         (report(OTHER), [("foreign_vin", report(OTHER))]),
+        (platform_login(b"secret"), [("unknown_command", platform_login(b"*" * 20))]),
         (report() + report(OTHER) + report(), [("", report()), ("foreign_vin", report(OTHER)), ("", report())]),
         (b"", []),
     ],
