@@ -122,7 +122,8 @@ CREATE TABLE telemetry_columns (
 -- CREATE EXTENSION ends the session unless the library was loaded at the server's start, so that is asked first.
 DO $$
 BEGIN
-    IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')
+    IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')
+       OR EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')
        AND current_setting('shared_preload_libraries') LIKE '%timescaledb%' THEN
         CREATE EXTENSION IF NOT EXISTS timescaledb;
         ALTER TABLE telemetry_columns RENAME TO telemetry;
