@@ -41,12 +41,11 @@ types: $(READY)
 imports: $(READY)
 	$(BIN)/lint-imports
 
-# Tests with real brokers and browsers want these; where they cannot be installed the tests are skipped by name.
+# Tests with a real broker's clients want these; where they cannot be installed the tests are skipped by name.
 debian-packages:
 	@missing=""; \
 	command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || missing="$$missing mosquitto"; \
 	command -v mosquitto_pub >/dev/null || missing="$$missing mosquitto-clients"; \
-	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing Debian packages:$$missing"; \
