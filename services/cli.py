@@ -24,7 +24,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services import cli_dead_letters, cli_doctor, cli_flaws, cli_keys, cli_replay, cli_schema, cli_signals
+from services import cli_command, cli_dead_letters, cli_doctor, cli_flaws, cli_keys, cli_replay, cli_schema, cli_signals
 from services.errors import NevstreamError, Unavailable, UsageError
 from services.settings import Settings, sample
 from services.terminal import ApiOption, ConfigOption, JsonOption, database, err, out
@@ -42,6 +42,7 @@ app = typer.Typer(
 vehicles_app = typer.Typer(help="The vehicle registry.", no_args_is_help=True)
 app.add_typer(vehicles_app, name="vehicles")
 app.add_typer(cli_dead_letters.app, name="dead-letters")
+app.add_typer(cli_command.app, name="command")
 app.add_typer(cli_signals.app, name="signals")
 app.add_typer(cli_keys.app, name="keys")
 app.command(name="replay")(cli_replay.replay)

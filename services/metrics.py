@@ -54,6 +54,14 @@ READING_PAUSED = Gauge(
     "Gateway processes that have stopped reading sockets because the journal is away or slow.",
     multiprocess_mode="livesum",
 )
+COMMANDS_SENT = Counter(
+    "nevstream_gateway_commands_sent_total", "Commands sent down to vehicles, every attempt counted."
+)
+COMMANDS_ENDED = Counter(
+    "nevstream_gateway_commands_ended_total",
+    "Commands that left a gateway's hands, by state (answered, failed, queued = the connection broke first).",
+    ["state"],
+)
 LINK_EVENTS = Counter(
     "nevstream_gateway_link_events_total",
     "Events of connections that were told (connected, refused, replaced, closed, will, error, activation).",

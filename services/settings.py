@@ -182,6 +182,20 @@ class GbtDoor(Section):
     )
 
 
+class Commands(Section):
+    enabled: bool = Field(True, description="Send commands (`nevstream command`) down to vehicles.")
+    poll_s: float = Field(1.0, gt=0, description="How often a gateway process looks for queued commands.")
+    resend_s: float = Field(
+        60.0, gt=0, description="A command that is not answered goes out again after this long (annex B: a minute)."
+    )
+    attempts_max: int = Field(3, ge=1, le=100, description="A command ends after so many attempts (annex B: three).")
+    in_flight_max: int = Field(1000, ge=1, description="Commands that a process waits for; one per vehicle at most.")
+    expires_s: float = Field(
+        86_400.0, gt=0, description="A command that could not be sent for this long expires, unless it says otherwise."
+    )
+    age_max_days: int = Field(90, ge=1, description="Commands that ended and are older are dropped.")
+
+
 class Gateway(Section):
     processes: int = Field(1, ge=1, le=64, description="Gateway processes sharing the ports (SO_REUSEPORT).")
     registry: Registry = Field(
@@ -196,6 +210,7 @@ class Gateway(Section):
     )
     mqtt: MqttDoor = Field(default_factory=lambda: MqttDoor(), description="")
     gbt32960: GbtDoor = Field(default_factory=lambda: GbtDoor(), description="")
+    commands: Commands = Field(default_factory=lambda: Commands(), description="")
     limits: Limits = Field(default_factory=lambda: Limits(), description="")
 
 

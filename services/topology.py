@@ -358,17 +358,19 @@ async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> No
     """The doors of one process: sockets in, journal out, acks back."""
     from services.gateway.server import Gateway
     from services.journal.postgres import PostgresJournal
+    from services.store.commands import PostgresCommands
     from services.store.directory import PostgresDirectory
 
     _load(GATEWAY_KERNELS)
     dsn = _dsn(settings)
     journal = PostgresJournal(dsn, settings.journal.partitions)
     directory = PostgresDirectory(dsn)
+    commands = PostgresCommands(dsn)
     try:
         await _until_available("journal", journal.open, stop)
         if stop.is_set():
             return
-        gateway = Gateway(settings, journal, directory)
+        gateway = Gateway(settings, journal, directory, commands)
         await gateway.start()
         report("ready", addresses=gateway.addresses, index=index)
         stopped, broken = asyncio.create_task(stop.wait()), asyncio.create_task(gateway.wait())
@@ -380,6 +382,7 @@ async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> No
             await gateway.drain(10.0)
             await broken
     finally:
+        await commands.close()
         await directory.close()
         await journal.close()
 
@@ -444,17 +447,19 @@ async def _prune_letters(settings: Settings, dsn: str, journal: JournalWriter, s
 
 
 async def _prune_link_events(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
-    """Keep the events of connections within their age; as :func:`_prune_letters`."""
+    """Keep events of connections and ended commands within their age; as :func:`_prune_letters`."""
     import psycopg
 
+    from services.store.commands import PostgresCommands
     from services.store.link_events import LinkEventsKept
 
-    kept = LinkEventsKept(dsn)
+    kept, commands = LinkEventsKept(dsn), PostgresCommands(dsn)
     every_s = settings.link_events.prune_every_s
     try:
         while not stop.is_set():
             try:
                 await kept.prune(settings.link_events.age_max_days)
+                await commands.prune(settings.gateway.commands.age_max_days)
             except Unavailable as error:
                 log.warning("events of connections were not pruned: %s; trying again in %.0f s", error, every_s)
             except psycopg.Error:  # ours to repair, and no reason to stop storing reports
@@ -463,6 +468,7 @@ async def _prune_link_events(settings: Settings, dsn: str, stop: asyncio.Event) 
                 await asyncio.wait_for(stop.wait(), every_s)
     finally:
         await kept.close()
+        await commands.close()
 
 
 async def _count_flaws(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
@@ -493,6 +499,7 @@ async def _count_flaws(settings: Settings, dsn: str, stop: asyncio.Event) -> Non
 async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
     """The HTTP API."""
     from services.journal.postgres import PostgresJournal
+    from services.store.commands import PostgresCommands
     from services.store.letters import Letters
     from services.store.queries import Queries
     from services.web.server import BACKLOG, serve
@@ -510,6 +517,7 @@ async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
             sock=sock,
             started=lambda address: report("ready", address=address),
             letters=Letters(dsn, journal, settings),
+            commands=PostgresCommands(dsn),
         )
     finally:
         await journal.close()

@@ -4,7 +4,8 @@
 ``nev/v1/{vin}/gbt32960``       up         one or more GB/T 32960 frames, back to back
 ``nev/v1/{vin}/telemetry``      up         JSON: a sample of vehicle signals, or an array of samples
 ``nev/v1/{vin}/bms``            up         JSON: battery figures, likewise
-``nev/v1/{vin}/down/#``         down       what the platform sends to the vehicle
+``nev/v1/{vin}/down/#``         down       what the platform sends to the vehicle:
+``nev/v1/{vin}/down/gbt32960``  down       one GB/T 32960 command; its answer comes up on gbt32960
 ==============================  =========  ==============================================
 """
 
@@ -32,6 +33,22 @@ def uplink(vin: str) -> str:
 def json_uplink(vin: str, level: bytes = TELEMETRY) -> str:
     """Where a vehicle publishes JSON samples: ``level`` is TELEMETRY or BMS."""
     return f"{PREFIX.decode()}{vin}{level.decode()}"
+
+
+def downlink(vin: str) -> str:
+    """Where a vehicle is sent GB/T 32960 commands; it subscribes to it, or to a filter that holds it."""
+    return f"{PREFIX.decode()}{vin}{DOWN}gbt32960"
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether a subscription holds a topic (clause 4.7)."""
+    wanted, levels = topic_filter.split("/"), topic.split("/")
+    for i, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if i >= len(levels) or level not in ("+", levels[i]):
+            return False
+    return len(wanted) == len(levels)
 
 
 def is_own_downlink(topic_filter: str, vin: str) -> bool:

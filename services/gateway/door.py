@@ -57,8 +57,10 @@ class BaseDoor:
         self.fresh_bytes = 0
         self.by_vin: dict[str, Link] = {}
         self.counts: I64 = np.zeros(3, np.int64)
-        # told of what may answer a command that went down; says whether it does (``downlink.py``)
+        # ``downlink.py``: what may answer a command that went down, and whether it does; a PUBACK; is anything awaited
         self.answered: Callable[[Link, bytes], bool] = lambda link, frame: False
+        self.delivered: Callable[[Link], None] = lambda link: None
+        self.waits_for_answers: Callable[[], bool] = lambda: False
         self._open = metrics.CONNECTIONS.labels(self.name)
         self._one: I64 = np.zeros((1, FRAME_COLUMNS), np.int64)
         self._one[0, F_CODEC] = Codec.GBT32960

@@ -272,6 +272,14 @@ class GbtDoor(BaseDoor):
         if self.rows.state[link.slot] == State.NEW:
             self.alive(link, self.limits.idle_timeout_s)
 
+    # -- commands that go down -------------------------------------------------------------------
+    def reachable(self, vin: str) -> Link | None:
+        link = self.by_vin.get(vin)
+        return link if link is not None and self.rows.state[link.slot] == State.VEHICLE else None
+
+    def lower(self, link: Link, frame: bytes) -> None:
+        link.write(frame)
+
     # -- endings -----------------------------------------------------------------------------------
     def left_over(self, link: Link) -> None:
         if link.carry:

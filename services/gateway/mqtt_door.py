@@ -15,25 +15,31 @@ import numpy as np
 
 from schemas.batch import I64, U8
 from schemas.batch import Door as DoorNumber
+from schemas.gbt32960.commands import EDITION_OF_MARK
+from schemas.gbt32960.downlink import KINDS
+from schemas.gbt32960.frame import AT_COMMAND, FRAME_BYTES_MIN
 from schemas.link_events import Event
 from schemas.mqtt.packets import (
     PINGRESP,
     Connect,
+    Publish,
     Will,
     connect_version,
     encode_connack,
     encode_disconnect,
+    encode_publish,
     encode_suback,
     encode_unsuback,
     parse_connect,
     parse_disconnect,
+    parse_puback,
     parse_subscribe,
     parse_unsubscribe,
 )
-from schemas.mqtt.topics import is_own_downlink
+from schemas.mqtt.topics import downlink, is_own_downlink, matches
 from schemas.mqtt.wire import V5, V311, Code, MqttError, PacketType
 from services.gateway.admission import Admission, Verdict, is_vin
-from services.gateway.columns import ACK_COLUMNS
+from services.gateway.columns import ACK_COLUMNS, F_LENGTH, F_REASON, F_SLOT, F_START
 from services.gateway.connections import State
 from services.gateway.door import BaseDoor
 from services.gateway.events import Events
@@ -45,6 +51,8 @@ from services.settings import MqttAuth, Settings
 log = logging.getLogger("nevstream.gateway")
 
 _FILTERS_MAX: Final = 16
+_ANSWERS: Final = [int(command) for command in KINDS.values()]
+_MARKS: Final = list(EDITION_OF_MARK)
 
 _REFUSAL: Final = {
     Verdict.UNKNOWN_VIN: (
@@ -76,7 +84,8 @@ class Session:
     version: int
     will: Will | None
     packet_bytes_max: int
-    filters: set[str] = field(default_factory=set)
+    filters: dict[str, int] = field(default_factory=dict)  # topic filter → granted QoS
+    lowered: int = 0  # packet identifier of the command that was published last
 
 
 class MqttDoor(BaseDoor):
@@ -123,6 +132,8 @@ class MqttDoor(BaseDoor):
         if frames:
             received = self.number, intake.received_us, intake.now_s
             group.absorb(intake.arena, intake.frames, frames, *received, self.rows.vin)
+            if self.waits_for_answers():
+                self._match_answers(frames)
         acks = int(self.counts[1])
         if acks:
             group.answer_publishes(self._acks, acks, self.rows.serial, self.rows.unacked)
@@ -150,6 +161,8 @@ class MqttDoor(BaseDoor):
                     self._subscribe(link, body)
                 case PacketType.UNSUBSCRIBE:
                     self._unsubscribe(link, body)
+                case PacketType.PUBACK:
+                    self._acknowledged(link, body)
                 case _:
                     self._client_disconnects(link, body)
         except MqttError as error:
@@ -269,17 +282,52 @@ class MqttDoor(BaseDoor):
             elif len(session.filters) >= _FILTERS_MAX and topic_filter not in session.filters:
                 codes.append(Code.QUOTA_EXCEEDED)
             else:
-                session.filters.add(topic_filter)
-                codes.append(min(options & 3, 1))
+                session.filters[topic_filter] = min(options & 3, 1)
+                codes.append(session.filters[topic_filter])
         link.write(encode_suback(asked.packet_id, codes, session.version))
 
     def _unsubscribe(self, link: Link, body: bytes) -> None:
         session: Session = link.extra
         asked = parse_unsubscribe(body, session.version)
         had = [topic_filter in session.filters for topic_filter in asked.filters]
-        session.filters.difference_update(asked.filters)
+        for topic_filter in asked.filters:
+            session.filters.pop(topic_filter, None)
         codes = [Code.SUCCESS if one else Code.NO_SUBSCRIPTION_EXISTED for one in had]
         link.write(encode_unsuback(asked.packet_id, codes, session.version))
+
+    # -- commands that go down -------------------------------------------------------------------
+    def reachable(self, vin: str) -> Link | None:
+        link = self.by_vin.get(vin)
+        return link if link is not None and self._down_qos(link) is not None else None
+
+    def lower(self, link: Link, frame: bytes) -> None:
+        session: Session = link.extra
+        qos = self._down_qos(link) or 0
+        session.lowered = session.lowered % 0xFFFF + 1
+        link.write(
+            encode_publish(Publish(downlink(link.vin), frame, qos, session.lowered if qos else 0), session.version)
+        )
+
+    def _down_qos(self, link: Link) -> int | None:
+        """The QoS at which the client takes commands, None when it has not subscribed to them."""
+        topic = downlink(link.vin)
+        return max((qos for one, qos in link.extra.filters.items() if matches(one, topic)), default=None)
+
+    def _acknowledged(self, link: Link, body: bytes) -> None:
+        session: Session = link.extra
+        if parse_puback(body, session.version).packet_id == session.lowered:
+            self.delivered(link)
+
+    def _match_answers(self, frames: int) -> None:
+        """Look for answers to commands; only while a command is in flight over this door."""
+        arena, rows = self.intake.arena, self.intake.frames[:frames]
+        long = rows[(rows[:, F_REASON] == 0) & (rows[:, F_LENGTH] >= FRAME_BYTES_MIN)]
+        start = long[:, F_START]
+        marked = (arena[start] == arena[start + 1]) & np.isin(arena[start], _MARKS)
+        for row in long[marked & np.isin(arena[start + AT_COMMAND], _ANSWERS)].tolist():
+            link = self.rows.links[row[F_SLOT]]
+            if link is not None:
+                self.answered(link, arena[row[F_START] : row[F_START] + row[F_LENGTH]].tobytes())
 
     def _client_disconnects(self, link: Link, body: bytes) -> None:
         session: Session = link.extra

@@ -71,6 +71,7 @@ _CONNECT: Final = int(PacketType.CONNECT)
 _PUBLISH: Final = int(PacketType.PUBLISH)
 _SUBSCRIBE: Final = int(PacketType.SUBSCRIBE)
 _UNSUBSCRIBE: Final = int(PacketType.UNSUBSCRIBE)
+_PUBACK: Final = int(PacketType.PUBACK)
 _PINGREQ: Final = int(PacketType.PINGREQ)
 _DISCONNECT: Final = int(PacketType.DISCONNECT)
 
@@ -243,7 +244,7 @@ def _mqtt_scan_twin(
                         pending += 1
                         put(acks, 1, slot, packet_id, code)
                     continue
-            elif kind in (_CONNECT, _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ, _DISCONNECT):
+            elif kind in (_CONNECT, _SUBSCRIBE, _UNSUBSCRIBE, _PUBACK, _PINGREQ, _DISCONNECT):
                 wanted = 2 if kind in (_SUBSCRIBE, _UNSUBSCRIBE) else 0
                 if first & 15 != wanted or (kind == _PINGREQ and after != body):
                     violation = _MALFORMED_PACKET
@@ -479,7 +480,7 @@ def mqtt_scan(
                         acks[n_acks, A_CODE] = code
                         n_acks += 1
                     continue
-            elif kind in (_CONNECT, _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ, _DISCONNECT):
+            elif kind in (_CONNECT, _SUBSCRIBE, _UNSUBSCRIBE, _PUBACK, _PINGREQ, _DISCONNECT):
                 flags = 2 if kind in (_SUBSCRIBE, _UNSUBSCRIBE) else 0
                 if first & 15 != flags or (kind == _PINGREQ and after != body):
                     violation = np.int64(_MALFORMED_PACKET)

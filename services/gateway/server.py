@@ -13,6 +13,7 @@ import logging
 import os
 from typing import Final
 
+from schemas.downlink import CommandQueue
 from schemas.seams import JournalWriter, VehicleDirectory
 from services import metrics
 from services.errors import PortInUse, SettingsError
@@ -20,6 +21,7 @@ from services.gateway import gather, scan_gbt, scan_mqtt
 from services.gateway.admission import Admission
 from services.gateway.commit import Committer
 from services.gateway.connections import Connections, State
+from services.gateway.downlink import Downlink
 from services.gateway.events import Events
 from services.gateway.gbt_door import GbtDoor
 from services.gateway.intake import Intake
@@ -38,11 +40,19 @@ _ENTRIES_MIN: Final = 65_536
 class Gateway:
     """``addresses`` holds (host, port) of each open door, "mqtt" and "gbt32960", after ``start``."""
 
-    def __init__(self, settings: Settings, journal: JournalWriter, directory: VehicleDirectory) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        journal: JournalWriter,
+        directory: VehicleDirectory,
+        commands: CommandQueue | None = None,
+    ) -> None:
         self.addresses: dict[str, tuple[str, int]] = {}
         self._settings = settings
         self._journal = journal
         self._directory = directory
+        self._commands = commands
+        self.downlink: Downlink | None = None
         self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -88,8 +98,28 @@ class Gateway:
             asyncio.create_task(self._committer.run(), name="gateway commits"),
             asyncio.create_task(self._sweep(), name="gateway deadlines"),
         ]
+        if self._commands is not None and settings.gateway.commands.enabled:
+            self.downlink = self._lowering(self._commands)
+            self._tasks.append(asyncio.create_task(self.downlink.run(), name="gateway commands"))
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
+
+    def _lowering(self, queue: CommandQueue) -> Downlink:
+        """What sends commands down, joined with the doors; GB/T 32960 TCP goes before MQTT."""
+        doors = (self.gbt32960, self.mqtt)
+        made = Downlink(
+            queue,
+            doors,
+            self._events.origin,
+            self._settings.gateway.commands,
+            lambda link: int(self._connections.serial[link.slot]),
+            asyncio.get_running_loop().time,
+        )
+        for door in doors:
+            door.answered = made.answered
+            door.delivered = made.delivered
+            door.waits_for_answers = lambda: bool(made.flights)
+        return made
 
     async def drain(self, timeout_s: float) -> None:
         """Accept no more, make durable and answer what has arrived, close.
@@ -123,6 +153,8 @@ class Gateway:
         for task in tasks:
             task.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        if self.downlink is not None:
+            await self.downlink.hand_back()
         # a round of the loop or two lets transports send their last bytes and report their end
         for _ in range(3):
             await asyncio.sleep(0)

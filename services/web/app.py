@@ -21,10 +21,12 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from schemas.downlink import CommandDesk
 from schemas.seams import LetterDesk, Queries
 from services.errors import SettingsError
 from services.own_signals import signals_of
 from services.settings import Settings
+from services.web import commands as commands_router
 from services.web import data_quality, dead_letters, diagnosis, models, problems, system, telemetry, vehicles
 from services.web.own import OwnSignals
 from services.web.parameters import Context
@@ -45,6 +47,7 @@ _TAGS: Final = [
     {"name": "telemetry", "description": "Rows of a vehicle, raw or in buckets, as JSON, CSV or Parquet."},
     {"name": "dead letters", "description": "Refused frames: nothing is dropped silently."},
     {"name": "data quality", "description": "Signals that are not what they should be, and the checks."},
+    {"name": "commands", "description": "What is asked of a terminal, and what it answers."},
     {"name": "system", "description": "Overview, signal catalogue, health and metrics."},
 ]
 _PROBLEM: Final = {"model": models.Problem}
@@ -85,8 +88,11 @@ def create_app(
     queries: Queries,
     now: Callable[[], datetime] = _now,
     letters: LetterDesk | None = None,
+    commands: CommandDesk | None = None,
 ) -> FastAPI:
-    """The ASGI application.  It closes ``queries`` and ``letters`` when it ends; without ``letters`` it only reads.
+    """The ASGI application.  It closes ``queries``, ``letters`` and ``commands`` when it ends.
+
+    Without ``letters`` and ``commands`` it only reads.
 
     Raises ``SettingsError`` when ``time_zone`` is not one that this machine knows.
     """
@@ -106,6 +112,8 @@ def create_app(
         await queries.close()
         if letters is not None:
             await letters.close()
+        if commands is not None:
+            await commands.close()
 
     app = FastAPI(
         title="nevstream",
@@ -119,8 +127,8 @@ def create_app(
         lifespan=lifespan,
         responses=_RESPONSES,
     )
-    app.state.context = Context(settings, queries, zone, now, letters, own)
-    for module in (vehicles, diagnosis, telemetry, data_quality, dead_letters, system):
+    app.state.context = Context(settings, queries, zone, now, letters, own, commands)
+    for module in (vehicles, diagnosis, commands_router, telemetry, data_quality, dead_letters, system):
         app.include_router(module.router)
 
     @app.get("/", include_in_schema=False)

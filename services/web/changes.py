@@ -17,7 +17,7 @@ from fastapi import Request
 from services.web.parameters import context
 from services.web.problems import ProblemError
 
-_HOW: Final = "Use the command line on the machine itself: `nevstream dead-letters requeue`."
+_HOW: Final = "Use the command line on the machine itself: `nevstream dead-letters requeue`, `nevstream command`."
 
 
 def loopback(host: str | None) -> bool:

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from fastapi import Depends, Path, Query, Request
 
+from schemas.downlink import CommandDesk
 from schemas.seams import LetterDesk, Queries
 from schemas.signals import INDEX, SIGNALS
 from services.settings import Settings
@@ -34,6 +35,7 @@ class Context:
     now: Callable[[], datetime]
     letters: LetterDesk | None = None
     own: OwnSignals | None = None
+    commands: CommandDesk | None = None
 
     def local(self, time: datetime | None) -> datetime | None:
         """``time`` in the fleet's zone, as answers have it."""

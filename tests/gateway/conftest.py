@@ -12,6 +12,7 @@ import uvloop
 from services.gateway.server import Gateway, warm
 from services.journal.memory import MemoryJournal
 from services.settings import Settings
+from services.store.commands import MemoryCommands
 from services.store.directory import MemoryDirectory
 from tests.gateway.playing import PARTITIONS, Running, Start
 
@@ -32,12 +33,14 @@ async def start() -> AsyncIterator[Start]:
     """Start gateways with settings of the [gateway] section as mqtt={...}, ...; they are drained at the end."""
     running: list[Running] = []
 
-    async def begin(directory: MemoryDirectory | None = None, **section: Any) -> Running:
+    async def begin(
+        directory: MemoryDirectory | None = None, queue: MemoryCommands | None = None, **section: Any
+    ) -> Running:
         for door in ("mqtt", "gbt32960"):
             section.setdefault(door, {}).setdefault("port", 0)
         settings = Settings.read(overrides={"gateway": section, "journal": {"partitions": PARTITIONS}})
         journal, directory = MemoryJournal(PARTITIONS), directory or MemoryDirectory()
-        made = Running(Gateway(settings, journal, directory), journal, directory)
+        made = Running(Gateway(settings, journal, directory, queue), journal, directory)
         await made.gateway.start()
         running.append(made)
         return made

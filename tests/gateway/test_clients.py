@@ -12,6 +12,8 @@ from schemas.mqtt.topics import uplink
 from services.store.directory import MemoryDirectory
 from tests.gateway.playing import PATIENCE_S, VIN, Running, Start, report
 
+pytestmark = pytest.mark.slow
+
 COUNT = 50
 FRAMES = [report(second=k % 60) for k in range(COUNT)]
 

@@ -18,6 +18,8 @@ from tests.gateway.playing import OTHER, VIN, Client, Start, broken, login, publ
 from tests.gateway.storing import BLOCK, dated, ledger, stored, time_bytes
 from tests.gateway.test_gbt import spec_reply
 
+pytestmark = pytest.mark.slow
+
 FLIPS = 5_000
 GLUED = 1_000
 LARGEST = 65_556  # header, 65,531 bytes of data unit, check byte

@@ -16,6 +16,8 @@ from services.store.directory import MemoryDirectory
 from tests.gateway.playing import OTHER, PATIENCE_S, VIN, Start, broken, login, publish, report
 from tests.gateway.test_gbt import spec_reply
 
+pytestmark = pytest.mark.slow
+
 ACK_1 = bytes.fromhex("40020001")
 
 

@@ -94,6 +94,8 @@ def mqtt_streams(draw: st.DrawFn, five: bool) -> bytes:
             b"\x32" + varint(5000) + b"\0\x21",
             b"\xc1\x00",
             b"\xc0\x01\x00",
+            b"\x40\x02\x00\x01",
+            b"\x41\x02\x00\x01",
         ]
     )
     raw = b"".join(draw(st.lists(st.one_of(good, good, good, other), max_size=6)))

@@ -415,7 +415,7 @@ VIOLATIONS = [
     (publish(report(), 1, version=5, properties={"topic_alias": 1}), Code.TOPIC_ALIAS_INVALID),
     (publish(report(), 1, version=5, topic="nev/#"), Code.TOPIC_NAME_INVALID),
     (connect(VIN, 5), Code.PROTOCOL_ERROR),
-    (bytes.fromhex("40020001"), Code.PROTOCOL_ERROR),
+    (bytes.fromhex("50020001"), Code.PROTOCOL_ERROR),
     (bytes.fromhex("F000"), Code.PROTOCOL_ERROR),
     (bytes.fromhex("8006000700000000"), Code.MALFORMED_PACKET),
     (bytes.fromhex("8202000700"), Code.MALFORMED_PACKET),
