@@ -176,6 +176,12 @@ class GbtDoor(Section):
         description="Activation of a terminal (0x09, edition 2025). registry: succeeds when the VIN may log in. "
         "refuse: always fails.",
     )
+    check_secrets: bool = Field(
+        False,
+        description="Judge encrypted and signed frames before they are answered: 0x07 when no known key opens them, "
+        "0x05 when the signature is wrong (edition 2025; 2016 has 0x02) and encryption.signature is require. It costs "
+        "milliseconds per such frame. Off: they are answered as good, and the pipeline keeps them as dead letters.",
+    )
     platform_users: Mapping[str, SecretStr] = Field(
         default_factory=dict,
         description="User name = password of platforms that may log in with 0x05. Empty: platform logins are refused.",

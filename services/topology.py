@@ -360,17 +360,19 @@ async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> No
     from services.journal.postgres import PostgresJournal
     from services.store.commands import PostgresCommands
     from services.store.directory import PostgresDirectory
+    from services.store.keys import PostgresKeys
 
     _load(GATEWAY_KERNELS)
     dsn = _dsn(settings)
     journal = PostgresJournal(dsn, settings.journal.partitions)
     directory = PostgresDirectory(dsn)
     commands = PostgresCommands(dsn)
+    keys = PostgresKeys(dsn, settings.encryption)
     try:
         await _until_available("journal", journal.open, stop)
         if stop.is_set():
             return
-        gateway = Gateway(settings, journal, directory, commands)
+        gateway = Gateway(settings, journal, directory, commands, keys)
         await gateway.start()
         report("ready", addresses=gateway.addresses, index=index)
         stopped, broken = asyncio.create_task(stop.wait()), asyncio.create_task(gateway.wait())
@@ -382,6 +384,7 @@ async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> No
             await gateway.drain(10.0)
             await broken
     finally:
+        await keys.close()
         await commands.close()
         await directory.close()
         await journal.close()

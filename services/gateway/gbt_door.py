@@ -32,6 +32,7 @@ from schemas.link_events import Event
 from schemas.reasons import CODE as REASON
 from schemas.reasons import reason_name
 from services.gateway.admission import Admission, Verdict
+from services.gateway.checking import Checking
 from services.gateway.columns import (
     F_ACK,
     F_DETAIL,
@@ -74,6 +75,7 @@ class GbtDoor(BaseDoor):
         self._rules: U8 = actions(gbt.login is Login.REQUIRED)
         self._success: U8 = success_flags(gbt.ack is AckPolicy.AFTER_DURABLE)
         self._errors: U8 = error_flags()
+        self.checking: Checking | None = None
         self._users = {
             user.encode(): password.get_secret_value().encode() for user, password in gbt.platform_users.items()
         }
@@ -99,6 +101,8 @@ class GbtDoor(BaseDoor):
         found = int(self.counts[0])
         if found and self.admission.allowlist:
             self._refuse_unregistered(arena, intake.frames[:found])
+        if found and self.checking is not None:
+            self.checking.refuse(arena, intake.frames[:found], self._errors)
         return found, int(self.counts[2])
 
     def settle(self, frames: int) -> None:
@@ -153,6 +157,8 @@ class GbtDoor(BaseDoor):
         in_clear = frame[AT_ENCRYPTION] == Encryption.NONE
         if not reason and in_clear and len(frame) < AT_UNIT + _LOGIN_UNIT_MIN[int(frame[0])] + 1:
             reason, detail = REASON["structure"], AT_LENGTH
+        if not reason and not in_clear and self.checking is not None:
+            reason, detail = self.checking.reason(frame.tobytes()), AT_UNIT
         older = self.by_vin.get(identification.rstrip(b"\0").decode("ascii", "replace"))
         if not reason and self.gbt.same_vin is SameVin.REFUSE and older not in (None, link):
             reason, detail = REASON["vin_in_use"], AT_VIN

@@ -125,6 +125,8 @@ def error_flags() -> U8:
         ("oversize", Ack.STRUCTURE_ERROR),
         ("structure", Ack.STRUCTURE_ERROR),
         ("encrypted", Ack.DECRYPTION_ERROR),
+        ("decryption", Ack.DECRYPTION_ERROR),
+        ("signature", Ack.SIGNATURE_ERROR),
     ):
         flags[REASON[name], 1] = flag
     return flags

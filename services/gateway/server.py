@@ -14,11 +14,13 @@ import os
 from typing import Final
 
 from schemas.downlink import CommandQueue
+from schemas.keyring import KeyStore
 from schemas.seams import JournalWriter, VehicleDirectory
 from services import metrics
 from services.errors import PortInUse, SettingsError
 from services.gateway import gather, scan_gbt, scan_mqtt
 from services.gateway.admission import Admission
+from services.gateway.checking import Checking
 from services.gateway.commit import Committer
 from services.gateway.connections import Connections, State
 from services.gateway.downlink import Downlink
@@ -46,12 +48,15 @@ class Gateway:
         journal: JournalWriter,
         directory: VehicleDirectory,
         commands: CommandQueue | None = None,
+        keys: KeyStore | None = None,
     ) -> None:
         self.addresses: dict[str, tuple[str, int]] = {}
         self._settings = settings
         self._journal = journal
         self._directory = directory
         self._commands = commands
+        self._keys = keys
+        self._checking: Checking | None = None
         self.downlink: Downlink | None = None
         self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,13 +91,16 @@ class Gateway:
         self.gbt32960 = GbtDoor(settings, self._intake, self._admission, self._events)
         self._intake.doors = [self.mqtt, self.gbt32960]
         await self._admission.start()
+        if self._keys is not None and settings.gateway.gbt32960.check_secrets:
+            self._checking = self.gbt32960.checking = Checking(self._keys, settings.encryption)
+            await self._checking.start()
         try:
             for door, wanted in ((self.mqtt, settings.gateway.mqtt), (self.gbt32960, settings.gateway.gbt32960)):
                 if wanted.enabled:
                     await self._listen(door, wanted.host, wanted.port)
         except BaseException:
             await self._stop_listening()
-            await self._admission.stop()
+            await self._stop_reading_store()
             raise
         self._tasks = [
             asyncio.create_task(self._committer.run(), name="gateway commits"),
@@ -130,7 +138,7 @@ class Gateway:
             return
         tasks, self._tasks = self._tasks, []
         await self._stop_listening()
-        await self._admission.stop()
+        await self._stop_reading_store()
         links = self._connections.all()
         for link in links:
             link.pause(1 << 30)
@@ -213,6 +221,11 @@ class Gateway:
         for server in self._servers:
             server.close()
         self._servers.clear()
+
+    async def _stop_reading_store(self) -> None:
+        await self._admission.stop()
+        if self._checking is not None:
+            await self._checking.stop()
 
     async def _sweep(self) -> None:
         """Close what has been silent for too long; one pass over an array, no timer per connection."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from schemas.keyring import MemoryKeys
 from services.gateway.server import Gateway, warm
 from services.journal.memory import MemoryJournal
 from services.settings import Settings
@@ -34,13 +35,19 @@ async def start() -> AsyncIterator[Start]:
     running: list[Running] = []
 
     async def begin(
-        directory: MemoryDirectory | None = None, queue: MemoryCommands | None = None, **section: Any
+        directory: MemoryDirectory | None = None,
+        queue: MemoryCommands | None = None,
+        keys: MemoryKeys | None = None,
+        encryption: dict[str, Any] | None = None,
+        **section: Any,
     ) -> Running:
         for door in ("mqtt", "gbt32960"):
             section.setdefault(door, {}).setdefault("port", 0)
-        settings = Settings.read(overrides={"gateway": section, "journal": {"partitions": PARTITIONS}})
+        settings = Settings.read(
+            overrides={"gateway": section, "journal": {"partitions": PARTITIONS}, "encryption": encryption or {}}
+        )
         journal, directory = MemoryJournal(PARTITIONS), directory or MemoryDirectory()
-        made = Running(Gateway(settings, journal, directory, queue), journal, directory)
+        made = Running(Gateway(settings, journal, directory, queue, keys), journal, directory)
         await made.gateway.start()
         running.append(made)
         return made
