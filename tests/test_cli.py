@@ -17,6 +17,8 @@ import pytest
 
 from services.settings import sample
 
+pytestmark = pytest.mark.slow
+
 GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "gbt32960/data/frames.json").read_text("utf-8"))
 REPORT = next(frame["hex"] for frame in GOLDEN if frame["kind"] == "realtime" and frame["valid"] and frame["conforms"])
 

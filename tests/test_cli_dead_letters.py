@@ -20,7 +20,7 @@ from services.errors import UsageError
 from tests.pipeline.conftest import Sent, report_frame
 from tests.pipeline.running import put, settings_of, stored
 
-pytestmark = pytest.mark.database
+pytestmark = [pytest.mark.database, pytest.mark.slow]
 
 VIN = "LTEST000000000001"
 T0 = int(time.time()) - 600

@@ -28,7 +28,7 @@ from services.store.postgres import PostgresSink
 from tests.pipeline.conftest import Sent, report_frame
 from tests.pipeline.running import put
 
-pytestmark = pytest.mark.database
+pytestmark = [pytest.mark.database, pytest.mark.slow]
 
 VIN = "LTEST000000000001"
 SECRET = bytes.fromhex("c0ffee00c0ffee01c0ffee02c0ffee03")

@@ -247,7 +247,8 @@ class Reader:
         while self.left:
             begin = self.at
             number = self.varint("property identifier")
-            if number not in PROPERTIES:
+            # one byte for all that are defined; 0x91 0x00 for 0x11 is not the shortest form [MQTT-1.5.5-1]
+            if number not in PROPERTIES or self.at - begin > 1:
                 raise malformed(f"property 0x{number:02X} at byte {begin} is not defined")
             name, kind, carriers = PROPERTIES[number]
             value = self._value(kind, name)

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import schemas
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(schemas.__file__).parent / "examples"
 

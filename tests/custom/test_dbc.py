@@ -16,6 +16,8 @@ import schemas
 from schemas.custom.load import loads
 from schemas.custom.tables import compile_tables
 
+pytestmark = pytest.mark.slow
+
 cantools = pytest.importorskip("cantools")
 
 EXAMPLES = Path(schemas.__file__).parent / "examples"

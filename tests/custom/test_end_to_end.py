@@ -30,6 +30,8 @@ from services.store.postgres import PostgresSink
 from services.store.queries import Queries
 from services.web.app import create_app
 
+pytestmark = pytest.mark.slow
+
 BUS_FILE = Path(schemas.__file__).parent / "examples" / "bus.toml"
 VIN = "LTEST000000000001"
 PARTITIONS = 2

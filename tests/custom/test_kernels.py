@@ -31,6 +31,8 @@ from schemas.custom.model import (
 from schemas.custom.tables import compile_tables
 from schemas.signals import State
 
+pytestmark = pytest.mark.slow
+
 QUICK = settings(deadline=None, max_examples=200)
 VINS = ("LTEST000000000001", "LABC0000000000002", "")
 NAMES = [f"s{i}" for i in range(6)]

@@ -13,6 +13,8 @@ from benchmarks.runner import run
 from schemas.gbt32960.reference import decode_frame
 from schemas.signals import INDEX, SIGNALS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _modules_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:

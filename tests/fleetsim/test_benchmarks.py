@@ -16,6 +16,8 @@ from services.fleetsim import faults, wire
 from services.fleetsim.chunks import Chunks
 from services.fleetsim.vehicle import make_fleet
 
+pytestmark = pytest.mark.slow
+
 
 def frames(count: int, odds: str = "none") -> list[bytes]:
     chunks = Chunks(

@@ -21,6 +21,8 @@ from services.fleetsim.command import simulate
 from services.fleetsim.simulation import Simulation, SimulationResult, SimulationSettings
 from tests.fleetsim.fake_platform import FakePlatform
 
+pytestmark = pytest.mark.slow
+
 START_S = 1_780_000_000
 
 

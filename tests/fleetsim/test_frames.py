@@ -17,6 +17,8 @@ from services.fleetsim.chunks import Chunks, Segment
 from services.fleetsim.model import FleetModel
 from services.fleetsim.vehicle import CATALOGUE, make_fleet
 
+pytestmark = pytest.mark.slow
+
 T0 = 1_780_000_000
 
 

@@ -23,6 +23,8 @@ from schemas.link_events import decode
 from schemas.seams import StoredRecord
 from tests.fuzz.targets import TARGETS
 
+pytestmark = pytest.mark.slow
+
 CORPUS = Path(__file__).parent / "corpus"
 NOW_US = 1_780_000_000_000_000
 

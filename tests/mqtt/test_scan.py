@@ -66,6 +66,7 @@ def array(raw: bytes) -> np.ndarray:
 @example((bytes.fromhex("30070004f48fbfbf00"), True))  # U+10FFFF
 @example((bytes.fromhex("30070004f490808000"), True))  # beyond it
 @example((bytes.fromhex("300a0001610526000000ff"), True))  # pair cut by the property length
+@example((bytes.fromhex("3012 0008 6e65762f76312f78 07 9100 0000000000"), True))  # an identifier in two bytes
 def test_publish_at(packet: tuple[bytes, bool]) -> None:
     raw, five = packet
     data = array(raw)

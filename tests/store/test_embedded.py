@@ -20,7 +20,7 @@ from services.errors import DataDirectoryError, PortInUse
 from services.store import embedded, places
 from services.store.embedded import EmbeddedServer
 
-pytestmark = pytest.mark.database
+pytestmark = [pytest.mark.database, pytest.mark.slow]
 SMALL = {"shared_buffers": "16MB", "fsync": "off", "min_wal_size": "32MB"}
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root drops its privileges")
 

@@ -14,7 +14,7 @@ from services.store.columns import TELEMETRY
 from services.store.migrations import migrate, newest_migration
 from services.store.queries import Queries
 
-pytestmark = pytest.mark.database
+pytestmark = [pytest.mark.database, pytest.mark.slow]
 
 NOON = datetime(2026, 11, 24, 4, 0, tzinfo=UTC)
 VIN = "LTEST000000000001"
