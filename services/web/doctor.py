@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from schemas.gbt32960.times import read_time
 from schemas.link_events import CAUSES
@@ -88,6 +89,10 @@ class _Case:
     def at(self, time: datetime) -> str:
         """``time`` as people say it: so long ago."""
         return f"{span(self.ago(time))} ago"
+
+    def local(self, time: datetime) -> str:
+        """``time`` in the fleet's zone."""
+        return time.astimezone(ZoneInfo(self.settings.time_zone)).isoformat(" ", "seconds")
 
     def event(self, name: str) -> Mapping[str, Any] | None:
         return self.events.get(name)
@@ -299,7 +304,7 @@ def _last_frame(case: _Case) -> Iterator[Finding]:
     yield Finding(
         "last_frame",
         Severity.INFO,
-        f"The newest stored report is dated {case.vehicle['last_time'].isoformat()} and came "
+        f"The newest stored report is dated {case.local(case.vehicle['last_time'])} and came "
         f"{case.at(case.last_received)}; {case.vehicle['reports']} reports are stored.",
         "Nothing.",
         {"time": case.vehicle["last_time"], "received_at": case.last_received, "reports": case.vehicle["reports"]},
