@@ -43,7 +43,8 @@ def test_letters_of_wrong_clocks_become_rows(
     until("the requeued frames are stored", lambda: caught_up(db))
 
     after = ledger(db)
-    assert after["frames"] == before["frames"] + wrong_clocks
+    # a connection's last event (other) may come after the first look
+    assert after["frames"] - after["other"] == before["frames"] - before["other"] + wrong_clocks
     settled = after["rows"] + after["duplicates"] + after["conflicts"]
     assert settled == before["rows"] + before["duplicates"] + before["conflicts"] + wrong_clocks
     assert after["rejected"] == before["rejected"]
