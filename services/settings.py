@@ -108,9 +108,6 @@ class Journal(Section):
         description="Partitions of the journal; a vehicle's frames always go to the same one. "
         "Fixed when the database is first set up: changing it later is refused.",
     )
-    retention_days: int = Field(
-        30, ge=1, description="Raw frames older than this may be dropped by `nevstream retention run`, never silently."
-    )
 
 
 class Limits(Section):
