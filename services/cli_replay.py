@@ -36,8 +36,8 @@ def replay(
 ) -> None:
     """Decode the journal's frames with the code and settings of now, and compare with what is stored.
 
-    Values may change, dead letters may become rows, rows may no longer decode.  The raw frames are kept for
-    journal.retention_days.  Exit code 1 from --diff when something is different.
+    Values may change, dead letters may become rows, rows may no longer decode.  Exit code 1 from
+    --diff when something is different.
     """
     if apply and diff:
         raise UsageError("--diff writes nothing and --apply writes: give one of them")
