@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -38,6 +38,11 @@ class Lower(Protocol):
     """A door, as far as it sends commands."""
 
     number: int
+
+    @property
+    def by_vin(self) -> Mapping[str, Link]:
+        """Who is connected, subscribed or not."""
+        ...
 
     def reachable(self, vin: str) -> Link | None:
         """The connection over which ``vin`` can be sent a command now."""
@@ -159,9 +164,14 @@ class Downlink:
     def _resend(self) -> None:
         most = self._settings.attempts_max
         for flight in list(self.flights.values()):
-            gone = flight.link.slot < 0 or self._serial_of(flight.link) != flight.serial or flight.link.closing
+            link = flight.link
+            gone = link.slot < 0 or self._serial_of(link) != flight.serial or link.closing or link.ending_told
             if gone:
                 error = "the connection broke before the answer"
+                self._end(flight, "queued" if flight.attempts < most else "failed", error=error)
+            elif flight.door.reachable(flight.claimed.vin) is not link:
+                # logged out or unsubscribed: the connection may be another vehicle's by now
+                error = "the vehicle left before the answer"
                 self._end(flight, "queued" if flight.attempts < most else "failed", error=error)
             elif self._clock() - flight.sent_s >= self._settings.resend_s:
                 if flight.attempts >= most:
@@ -174,6 +184,8 @@ class Downlink:
                 metrics.COMMANDS_SENT.inc()
 
     async def _claim(self) -> None:
+        if not any(door.by_vin for door in self._doors):
+            return
         page = await self._queue.queued(self._after, _PAGE)
         # the next page next time, from the beginning again after the last: vehicles that are away hold up nobody
         self._after = page[-1][0] if len(page) == _PAGE else 0

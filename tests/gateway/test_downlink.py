@@ -13,11 +13,18 @@ import pytest
 
 from schemas.gbt32960.frame import build_frame
 from schemas.gbt32960.reference import decode_frame
-from schemas.mqtt.packets import Subscribe, encode_puback, encode_subscribe, parse_publish
+from schemas.mqtt.packets import (
+    Subscribe,
+    Unsubscribe,
+    encode_puback,
+    encode_subscribe,
+    encode_unsubscribe,
+    parse_publish,
+)
 from schemas.mqtt.topics import downlink, matches
 from services.gateway.downlink import Downlink, Flight
 from services.store.commands import MemoryCommands
-from tests.gateway.playing import OTHER, VIN, Client, Running, Start, login, publish, report
+from tests.gateway.playing import OTHER, VIN, Client, Running, Start, login, logout, publish, report
 from tests.gateway.test_gbt import spec_reply
 
 GOLDEN = {one["id"]: bytes.fromhex(one["hex"]) for one in json.loads(
@@ -174,6 +181,54 @@ async def test_a_broken_connection_queues_it_again(start: Start) -> None:
     again = await run.vehicle()
     again.send(answer_to(await command(again), 1))
     assert (await state(run, queue, number, "answered"))["attempts"] == 2
+
+
+async def test_a_vehicle_that_logs_out_is_sent_nothing_more(start: Start) -> None:
+    """The connection may stay, and the next vehicle log in over it: it must not get what was meant for another."""
+    queue = MemoryCommands()
+    run = await start(queue=queue, **QUICK)
+    client = await run.vehicle()
+    number = await ask(queue)
+    await command(client)
+    client.send(logout())
+    await client.expect(spec_reply(logout(), 1))
+    client.send(login(OTHER))
+    await client.expect(spec_reply(login(OTHER), 1))
+    row = await state(run, queue, number, "queued")
+    assert row["error"] == "the vehicle left before the answer"
+    assert down_of(run).flights == {}
+    client.send(report(OTHER))
+    await client.expect(spec_reply(report(OTHER), 1))  # and no command before it
+
+
+async def test_a_client_that_unsubscribes_is_sent_nothing_more(start: Start) -> None:
+    queue = MemoryCommands()
+    run = await start(queue=queue, **QUICK)
+    client = await subscribed(run, 4, downlink(VIN))
+    number = await ask(queue)
+    await published(client, 4)
+    client.send(encode_unsubscribe(Unsubscribe(8, (downlink(VIN),)), 4))
+    await client.expect(b"\xb0\x02\x00\x08")
+    assert (await state(run, queue, number, "queued"))["error"] == "the vehicle left before the answer"
+
+
+async def test_nobody_connected_nothing_asked(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = MemoryCommands()
+    run = await start(queue=queue, **QUICK)
+    asked: list[int] = []
+    queued = queue.queued
+
+    async def counted(after: int, limit: int) -> list[tuple[int, str]]:
+        asked.append(after)
+        return await queued(after, limit)
+
+    monkeypatch.setattr(queue, "queued", counted)
+    for _ in range(3):
+        await down_of(run).turn()
+    assert asked == []
+    await run.vehicle()
+    await down_of(run).turn()
+    assert asked
 
 
 async def test_a_stopping_gateway_hands_back(start: Start) -> None:
