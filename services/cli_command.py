@@ -1,4 +1,4 @@
-"""``nevstream command VIN …``: ask a terminal for its parameters, set them, control it; and see what it answered.
+"""``nevstream command query|set|control|list VIN …``: a terminal's parameters, its control, and what it answered.
 
 Writes to the database directly; the gateway that holds the vehicle picks the command up.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import json
+import re
 import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -16,7 +17,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from schemas.gbt32960.downlink import CONTROLS, QUERYABLE, SETTABLE, DownlinkError, check
+from schemas.gbt32960.downlink import CONTROLS, IDS, QUERYABLE, SETTABLE, DownlinkError, check
 from services.errors import UsageError
 from services.settings import Settings
 from services.terminal import ConfigOption, JsonOption, database, out, zone_of
@@ -24,6 +25,8 @@ from services.terminal import ConfigOption, JsonOption, database, out, zone_of
 app = typer.Typer(help="Commands to vehicles: parameter query, set, terminal control.", no_args_is_help=True)
 
 _POLL_S: Final = 0.5
+_NUMBER: Final = re.compile(r"\d{1,3}|0[xX][0-9a-fA-F]{1,2}", re.ASCII)
+_NAME_OF: Final = {number: name for name, number in IDS.items()}
 _DONE: Final = ("answered", "failed", "expired")
 
 VinArgument = Annotated[str, typer.Argument(help="The vehicle.")]
@@ -39,7 +42,7 @@ ExpiresOption = Annotated[
 @app.command()
 def query(
     vin: VinArgument,
-    params: Annotated[list[str], typer.Argument(help=f"Of {', '.join(QUERYABLE)}; or numbers 128-254.")],
+    params: Annotated[list[str], typer.Argument(help=f"Of {', '.join(QUERYABLE)}; or their numbers, or 128-254.")],
     edition: EditionOption = None,
     wait: WaitOption = 30.0,
     expires: ExpiresOption = None,
@@ -47,14 +50,16 @@ def query(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a terminal for parameters (0x80)."""
-    body = {"params": [int(name) if name.isascii() and name.isdigit() else name for name in params]}
+    body = {"params": [_param(text) for text in params]}
     _send(config, vin, "query", body, edition, wait, expires, as_json)
 
 
 @app.command("set")
 def set_params(
     vin: VinArgument,
-    params: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help=f"Of {', '.join(SETTABLE)}.")],
+    params: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE...", help=f"Of {', '.join(SETTABLE)}; or their numbers.")
+    ],
     edition: EditionOption = None,
     wait: WaitOption = 30.0,
     expires: ExpiresOption = None,
@@ -62,7 +67,7 @@ def set_params(
     as_json: JsonOption = False,
 ) -> None:
     """Set parameters of a terminal (0x81); it takes all of them or none."""
-    body = {"params": dict(_pair(text) for text in params)}
+    body = {"params": {_param(name): value for name, value in map(_pair, params)}}
     _send(config, vin, "set", body, edition, wait, expires, as_json)
 
 
@@ -113,6 +118,14 @@ def list_commands(
 
 
 # -- inside -------------------------------------------------------------------------------------------
+def _param(text: str) -> str | int:
+    """A parameter as the standard numbers it (2, 0x02) by its name; a number without a name as it is."""
+    if not _NUMBER.fullmatch(text):
+        return text
+    number = int(text, 16 if text[:2].lower() == "0x" else 10)
+    return _NAME_OF.get(number, number)
+
+
 def _pair(text: str, numbers: bool = True) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator:

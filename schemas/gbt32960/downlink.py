@@ -152,6 +152,7 @@ def _set(body: Mapping[str, Any], edition: int) -> bytes:
         if name not in SETTABLE:
             raise DownlinkError(f"params: {name!r} cannot be set; use {', '.join(SETTABLE)}")
         if name in _LENGTH_OF:
+            _no_nul(value, name)
             if not isinstance(value, str) or not 1 <= len(value.encode("ascii", "replace")) <= _DOMAIN_BYTES_MAX:
                 raise DownlinkError(f"params: {name} is a text of 1 to {_DOMAIN_BYTES_MAX} ASCII characters")
             items.append((_LENGTH_OF[name], len(value)))
@@ -175,6 +176,12 @@ def encode_params(edition: int, items: list[tuple[str, int | str]]) -> bytes:
             text = _ascii(str(value), name)
             out += text if width is None else text.ljust(VERSION_BYTES, b"\0")[:VERSION_BYTES]
     return bytes(out)
+
+
+def _no_nul(value: Any, name: str) -> None:
+    """A terminal reads NUL as padding, and a table of texts cannot keep it."""
+    if isinstance(value, str) and "\0" in value:
+        raise DownlinkError(f"{name}: {value!r} has a NUL character: leave it out")
 
 
 def _ascii(text: str, name: str) -> bytes:
@@ -215,6 +222,7 @@ def _warning(level: Any, text: Any, edition: int) -> bytes:
         raise DownlinkError(f"level: {level!r} is not 0 to {most} (edition {2000 + edition})")
     if not isinstance(text, str):
         raise DownlinkError(f"text: {text!r} is not a text")
+    _no_nul(text, "text")
     try:
         encoded = text.encode("gb18030")
     except UnicodeEncodeError as error:
@@ -240,6 +248,7 @@ def _upgrade_part(part: _Part, value: Any) -> bytes:
         return value.to_bytes(part.width, "big")
     if not isinstance(value, str) or ";" in value:
         raise DownlinkError(f"{part.name}: {value!r} is not a text without a semicolon")
+    _no_nul(value, part.name)
     text = _ascii(value, part.name)
     if len(text) > (part.width or TEXT_BYTES_MAX):
         raise DownlinkError(f"{part.name}: {len(text)} characters, at most {part.width or TEXT_BYTES_MAX}")

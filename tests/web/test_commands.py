@@ -69,6 +69,7 @@ async def test_queued_and_listed(client: httpx.AsyncClient) -> None:
     [
         ({"kind": "query", "body": {"params": ["speed"]}}, "'speed' is not a parameter"),
         ({"kind": "set", "body": {"params": {"report_period": 600}}, "edition": 2025}, "not 1 to 30"),
+        ({"kind": "set", "body": {"params": {"platform_domain": "a\0"}}}, "NUL"),
         ({"kind": "fly", "body": {}}, "kind"),
         ({"kind": "query"}, "body"),
         ({**QUERY, "more": 1}, "more"),
@@ -144,8 +145,23 @@ def test_on_the_command_line(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(run(cli, warning).output)["body"] == {"control": "warning", "level": 2, "text": "42"}
     custom = ["command", "control", VIN, "129", "hex=0102", "--wait", "0", "--json"]
     assert json.loads(run(cli, custom).output)["body"] == {"control": 129, "hex": "0102"}
+    numbers = ["command", "query", VIN, "1", "0x02", "9", "128", "--wait", "0", "--json"]
+    assert json.loads(run(cli, numbers).output)["body"] == {
+        "params": ["storage_period_ms", "report_period", "heartbeat_period_s", 128]
+    }
+    by_number = ["command", "set", VIN, "2=10", "0x05=tsp.example", "--wait", "0", "--json"]
+    assert json.loads(run(cli, by_number).output)["body"] == {
+        "params": {"report_period": 10, "platform_domain": "tsp.example"}
+    }
     listed = run(cli, ["command", "list", VIN])
     assert "report_period=10, platform_domain=tsp.example" in listed.output
     assert run(cli, ["command", "list", "NOBODY"]).output.startswith("no command")
-    for wrong in (["query", VIN, "speed"], ["set", VIN, "x"], ["query", "a b", "report_period"]):
+    for wrong in (
+        ["query", VIN, "speed"],
+        ["set", VIN, "x"],
+        ["query", "a b", "report_period"],
+        ["query", VIN, "17"],
+        ["set", VIN, "7=1"],
+        ["set", VIN, "2"],
+    ):
         assert run(cli, ["command", *wrong, "--wait", "0"]).exit_code != 0
