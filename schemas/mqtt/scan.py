@@ -142,21 +142,26 @@ def _text_status(data: U8, begin: int, end: int) -> int:
 
 
 @compiled
-def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
-    """Walk the properties of a PUBLISH at ``at``: (0 or reason code, offset behind them, topic alias or 0)."""
-    length = 0
-    shift = 0
-    while True:
+def _varint(data: U8, at: int, end: int) -> tuple[int, int]:
+    """Variable byte integer at ``at`` (clause 1.5.5) and the offset behind it; -1 when it is cut off or too long."""
+    value = 0
+    for shift in range(0, 28, 7):
         if at >= end:
-            return _MALFORMED_PACKET, 0, 0
+            break
         byte = _i64(data[at])
         at += 1
-        length |= (byte & 0x7F) << shift
+        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            break
-        shift += 7
-        if shift > 21:
-            return _MALFORMED_PACKET, 0, 0
+            return value, at
+    return -1, at
+
+
+@compiled
+def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
+    """Walk the properties of a PUBLISH at ``at``: (0 or reason code, offset behind them, topic alias or 0)."""
+    length, at = _varint(data, at, end)
+    if length < 0:
+        return _MALFORMED_PACKET, 0, 0
     if length == 0:
         return 0, at, 0
     if at + length > end:
@@ -207,19 +212,9 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
                 value = value << 8 | _i64(data[at + k])
             at += kind
         elif kind == 5:
-            value = 0
-            shift = 0
-            while True:
-                if at >= end:
-                    return _MALFORMED_PACKET, 0, 0
-                byte = _i64(data[at])
-                at += 1
-                value |= (byte & 0x7F) << shift
-                if byte < 0x80:
-                    break
-                shift += 7
-                if shift > 21:
-                    return _MALFORMED_PACKET, 0, 0
+            value, at = _varint(data, at, end)
+            if value < 0:
+                return _MALFORMED_PACKET, 0, 0
         else:
             for _ in range(2 if kind == 8 else 1):
                 if at + 2 > end:
