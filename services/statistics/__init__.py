@@ -1,0 +1,1 @@
+"""Telemetry to statistics: trips, charges, energy, battery, alarms, completeness."""
