@@ -44,7 +44,7 @@ Telemetry of connected New Energy Vehicles: who reports, what they said, and whi
 """
 _TAGS: Final = [
     {"name": "vehicles", "description": "Who is known, and the newest report of each."},
-    {"name": "telemetry", "description": "Rows of a vehicle, raw or in buckets, as JSON, CSV or Parquet."},
+    {"name": "telemetry", "description": "Rows of a vehicle, raw or in buckets, as JSON, CSV, Excel or Parquet."},
     {"name": "dead letters", "description": "Refused frames: nothing is dropped silently."},
     {"name": "data quality", "description": "Signals that are not what they should be, and the checks."},
     {"name": "commands", "description": "What is asked of a terminal, and what it answers."},

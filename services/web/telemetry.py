@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import orjson
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from schemas.seams import Table
 from services.web import models
-from services.web.answers import (
-    MEDIA_TYPES,
+from services.web.answers import answered, columns, isoformat, json_rows
+from services.web.exports import (
+    FORMATS,
     Column,
     Format,
-    answered,
-    columns,
-    csv_body,
+    FormatQuery,
+    body_of,
+    file_headers,
     format_wanted,
-    isoformat,
-    json_rows,
-    parquet_body,
+    media_type_of,
 )
 from services.web.parameters import (
     FIELDS,
@@ -52,28 +51,8 @@ router = APIRouter(prefix="/v1/vehicles/{vin}", tags=["telemetry"], dependencies
 
 ROWS: Final = 1000  # in a page, when the request does not say
 
-_FORMATS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "content": {
-            "text/csv": {
-                "schema": {"type": "string"},
-                "example": "time,kind,part,soc_pct\r\n2026-11-24T08:00:00+08:00,realtime,0,81\r\n",
-            },
-            "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
-        },
-        "headers": {
-            "X-Next-Cursor": {
-                "description": "As `next_cursor` in JSON; absent at the end",
-                "schema": {"type": "string"},
-            },
-            "Link": {"description": "Path of the next page, rel=next", "schema": {"type": "string"}},
-            "X-Newest-Data-Time": {"description": "As `newest_data_time` in JSON", "schema": {"type": "string"}},
-        },
-    }
-}
 
-
-@router.get("/telemetry", response_model=models.Telemetry, responses=_FORMATS, summary="Rows in a time range")
+@router.get("/telemetry", response_model=models.Telemetry, responses=FORMATS, summary="Rows in a time range")
 async def telemetry(
     request: Request,
     ctx: Ctx,
@@ -84,10 +63,7 @@ async def telemetry(
     bucket: BucketQuery = None,
     limit: LimitQuery = None,
     cursor: CursorQuery = None,
-    kind: Annotated[
-        str | None,
-        Query(alias="format", description="json, csv or parquet; outranks the Accept header.", examples=["csv"]),
-    ] = None,
+    kind: FormatQuery = None,
 ) -> Response:
     """Reports of a vehicle in [from, to), oldest first, or their aggregates per bucket.
 
@@ -120,13 +96,10 @@ async def telemetry(
         "next": link,
     }
     body = await asyncio.to_thread(_body, wanted, shape, table, about, ctx)
-    headers = {"X-Next-Cursor": following, "Link": f'<{link}>; rel="next"' if link else None}
-    headers["X-Newest-Data-Time"] = isoformat(ctx.local(vehicle["time"]))
-    return Response(
-        body,
-        media_type=MEDIA_TYPES[wanted] + ("; header=present" if wanted is Format.CSV else ""),
-        headers={name: value for name, value in headers.items() if value is not None},
-    )
+    headers = file_headers(about, f"telemetry-{vin}.{wanted}")
+    if wanted == Format.JSON:
+        del headers["Content-Disposition"]
+    return Response(body, media_type=media_type_of(wanted), headers=headers)
 
 
 async def _raw(
@@ -169,7 +142,7 @@ async def _bucketed(
     return Table(table.columns, table.rows[:most]), following
 
 
-def _body(wanted: Format, shape: list[Column], table: Table, about: dict[str, Any], ctx: Context) -> bytes:
+def _body(wanted: str, shape: list[Column], table: Table, about: dict[str, Any], ctx: Context) -> bytes:
     bucketed = about["bucket_s"] is not None
     rows = table.rows
     editions = [0] * len(rows)
@@ -181,8 +154,6 @@ def _body(wanted: Format, shape: list[Column], table: Table, about: dict[str, An
         editions = [row[place["edition"]] for row in rows]
         rows = [tuple(row[i] for i in order) for row in rows]
     values = answered(rows, shape, ctx.zone, editions)
-    if wanted is Format.CSV:
-        return csv_body(shape, values)
-    if wanted is Format.PARQUET:
-        return parquet_body(shape, values, ctx.zone, about)
-    return orjson.dumps({**about, "rows": json_rows(shape, values)})
+    if wanted == Format.JSON:
+        return orjson.dumps({**about, "rows": json_rows(shape, values)})
+    return body_of(wanted, shape, values, ctx.zone, about)
