@@ -193,7 +193,100 @@ class LetterDesk(Protocol):
     async def close(self) -> None: ...
 
 
-class Queries(Protocol):
+class SessionQueries(Protocol):
+    """What is asked of one vehicle's statistics; a part of :class:`Queries`, and like it bounded and reading only."""
+
+    async def vehicle_facts(self, vehicle_id: int) -> Mapping[str, Any] | None:
+        """What the registry knows (view ``vehicle_facts``), telemetry_at, and open_day, through_at, newest_at.
+
+        The last three are of its statistics: final before open_day, folded up to through_at, told up to newest_at.
+        """
+        ...
+
+    async def sessions(
+        self,
+        table: str,
+        vehicle_id: int,
+        *,
+        since: datetime,
+        until: datetime,
+        after: tuple[datetime, int] | None,
+        limit: int,
+    ) -> Table:
+        """``trips`` or ``charges`` that start in [since, until), by (start_at, id); with nominal_s of their day."""
+        ...
+
+    async def sessions_touching(
+        self, table: str, vehicle_id: int, *, since: datetime, until: datetime, limit: int
+    ) -> Table:
+        """The same for those of which any part lies in the range."""
+        ...
+
+    async def session(self, table: str, vehicle_id: int, number: int) -> Mapping[str, Any] | None:
+        """One trip or charge by its id; None when this vehicle has none of that id."""
+        ...
+
+    async def vehicle_days(
+        self, vehicle_id: int, *, first: date, last: date, columns: Sequence[str], limit: int
+    ) -> Table:
+        """day and ``columns`` of ``vehicle_day``, local days [first, last]."""
+        ...
+
+    async def vehicle_hours(
+        self, vehicle_id: int, *, since: datetime, until: datetime, columns: Sequence[str], limit: int
+    ) -> Table:
+        """hour (its begin) and ``columns`` of ``vehicle_hour``."""
+        ...
+
+    async def resends(self, vehicle_id: int, *, first: date, last: date) -> Table:
+        """day, duplicates, conflicts: reports that were stored already."""
+        ...
+
+    async def capacities(self, vehicle_id: int, *, limit: int) -> Table:
+        """Charges that allow a capacity, oldest first: charge_id, start_at, odometer_km, SOCs, capacity_ah, temp."""
+        ...
+
+    async def capacity_months(self, vehicle_id: int) -> Table:
+        """month, charges, capacity_ah, p25_ah, p75_ah, odometer_km."""
+        ...
+
+    async def throughput(self, vehicle_id: int) -> Mapping[str, Any]:
+        """Of all days: discharge_ah, charge_ah, covered_s, gap_s, first_day, last_day, days."""
+        ...
+
+    async def findings_by_day(self, table: str, vehicle_id: int, *, first: date, last: date, limit: int) -> Table:
+        """Rows of cell_outliers, dc_resistance, cell_rests or alarm_episodes of local days [first, last]."""
+        ...
+
+    async def data_gaps(self, vehicle_id: int, *, since: datetime, until: datetime, gap_s: float, limit: int) -> Table:
+        """start_at, end_at: neighbouring collection times further apart than ``gap_s``."""
+        ...
+
+    async def data_span(
+        self, vehicle_id: int, *, since: datetime, until: datetime
+    ) -> tuple[datetime | None, datetime | None]:
+        """First and last collection time in [since, until)."""
+        ...
+
+    async def points(
+        self,
+        vehicle_id: int,
+        *,
+        since: datetime,
+        until: datetime,
+        columns: Sequence[str],
+        step_s: int,
+        located: bool,
+        limit: int,
+    ) -> Table:
+        """time and signals of [since, until], rows of one second merged, at most one per ``step_s``.
+
+        ``located``: only seconds with a valid position.
+        """
+        ...
+
+
+class Queries(SessionQueries, Protocol):
     """What the API asks of the store.  Nothing here writes, and everything is bounded by a limit and a time-out.
 
     Every method raises ``StoreUnavailable`` when the database is away or all connections stay busy,

@@ -22,6 +22,7 @@ from schemas.signals import INDEX, SIGNALS, aggregates
 from services.errors import QueryTooSlow, SchemaMissing, StoreUnavailable
 from services.store import diagnosis
 from services.store.migrations import newest_migration
+from services.store.sessions_queries import SessionQueries
 
 # What a telemetry row has besides its signals; both lists together are all that may be asked for.
 ROW_COLUMNS: Final = (
@@ -336,7 +337,7 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-class Queries:
+class Queries(SessionQueries):
     """The ``Queries`` of ``schemas.seams`` on PostgreSQL.
 
     At most ``connections_max`` queries run at once; the others wait ``connect_timeout_s`` and are then
