@@ -45,7 +45,7 @@ def sources() -> list[Path]:
     root = Path(__file__).parent.parent
     texts = {
         file: file.read_text("utf-8")
-        for package in ("schemas", "services/gateway", "services/pipeline", "services/fleetsim")
+        for package in ("schemas", "services/gateway", "services/pipeline", "services/statistics", "services/fleetsim")
         for file in (root / package).rglob("*.py")
     }
     found: set[Path] = set()
