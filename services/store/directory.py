@@ -81,8 +81,10 @@ def add_vehicles(dsn: str, vins: Iterable[str]) -> int:
     wanted = sorted({_checked(vin) for vin in vins})
     rows = _execute(
         dsn,
-        "INSERT INTO vehicles AS v (vin, registered) SELECT vin, true FROM unnest(%s::text[]) AS vin"
-        " ON CONFLICT (vin) DO UPDATE SET registered = true WHERE NOT v.registered RETURNING 1",
+        "INSERT INTO vehicles AS v (vin, registered, registered_at)"
+        " SELECT vin, true, now() FROM unnest(%s::text[]) AS vin"
+        " ON CONFLICT (vin) DO UPDATE SET registered = true, retired_at = NULL,"
+        " registered_at = coalesce(v.registered_at, now()) WHERE NOT v.registered RETURNING 1",
         wanted,
     )
     return len(rows)
@@ -95,7 +97,7 @@ def set_password(dsn: str, vin: str, password: str) -> None:
     """
     _execute(
         dsn,
-        "INSERT INTO vehicles (vin, registered, password_hash) VALUES (%s, true, %s)"
+        "INSERT INTO vehicles (vin, registered, registered_at, password_hash) VALUES (%s, true, now(), %s)"
         " ON CONFLICT (vin) DO UPDATE SET password_hash = excluded.password_hash RETURNING 1",
         _checked(vin),
         hash_password(password),
