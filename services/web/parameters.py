@@ -120,14 +120,21 @@ def time_given(text: str, name: str, zone: ZoneInfo) -> datetime:
     return time
 
 
-def range_given(since: str | None, until: str | None, ctx: Context) -> tuple[datetime, datetime]:
+def range_given(
+    since: str | None,
+    until: str | None,
+    ctx: Context,
+    *,
+    default: timedelta = RANGE_DEFAULT,
+    most: timedelta = RANGE_MAX,
+) -> tuple[datetime, datetime]:
     """The half-open range [from, to) in UTC, with defaults."""
     end = time_given(until, "to", ctx.zone) if until is not None else ctx.now().astimezone(UTC)
-    start = time_given(since, "from", ctx.zone) if since is not None else end - RANGE_DEFAULT
+    start = time_given(since, "from", ctx.zone) if since is not None else end - default
     ordered(start, end, since)
-    if end - start > RANGE_MAX:
+    if end - start > most:
         raise bad_parameter(
-            "from", since, f"to `to` are {(end - start).days} days", f"at most {RANGE_MAX.days} days before to"
+            "from", since, f"to `to` are {(end - start).days} days", f"at most {most.days} days before to"
         )
     return start, end
 
