@@ -410,6 +410,9 @@ def simulate(
     duration: Annotated[float | None, typer.Option(help="Stop after so many seconds.")] = None,
     window: Annotated[int, typer.Option(min=1, help="Un-answered reports a vehicle may have.")] = 10,
     faults: Annotated[str, typer.Option(help="none, demo or dirty.")] = "none",
+    parked: Annotated[str, typer.Option(help="report, or sleep: parked vehicles fall silent.")] = "report",
+    weak: Annotated[int | None, typer.Option(help="Vehicles with a weak cell (default: 3 % of them).")] = None,
+    thermal: Annotated[int, typer.Option(help="Vehicles whose battery goes up, in the second half.")] = 0,
     seed: Annotated[int, typer.Option(help="The same seed is the same fleet.")] = 1,
     model: Annotated[str | None, typer.Option(help="One model of the simulator's catalogue (default: all).")] = None,
     reissue: Annotated[bool, typer.Option(help="Send what a lost link left un-answered as 0x03 (GB/T).")] = False,
@@ -449,6 +452,7 @@ def simulate(
             host=host, mqtt_port=mqtt_port, gbt_port=gbt_port, vehicles=vehicles, seed=seed, model=model,
             mqtt_share=mqtt_share, mqtt_version=mqtt_version, period_s=period, speed=speed or None, reports=reports,
             duration_s=duration, window=window, faults=faults, client=client, reissue=reissue, truth=truth,
+            parked=parked, weak=weak, thermal=thermal,
             password=os.environ.get("NEVSTREAM_SIMULATE_PASSWORD"), progress=show,
         )  # fmt: skip
     if as_json:

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from schemas.batch import I64
+from schemas.batch import I64, U8
 from services.fleetsim import faults, wire
-from services.fleetsim.model import FleetModel
+from services.fleetsim.model import FleetModel, Samples
 from services.fleetsim.vehicle import P_EDITION, Fleet, make_fleet
 
 CHUNK_BYTES: Final = 24 * 1024 * 1024
@@ -71,6 +71,8 @@ class Chunks:
         self._odds = odds
         self._editions = fleet.params[:, P_EDITION].astype(np.int64)
         self._sequence = np.zeros(fleet.n, np.int64)
+        self._blackouts = faults.Blackouts(fleet.n)
+        self._faults: list[tuple[I64, I64, U8]] = []  # vehicle, time_s, which, of every report that has one
         self._reports_per_chunk = max(1, chunk_bytes // (_MESSAGE_BYTES * fleet.n))
 
     def truth(self, reported: I64) -> Iterator[dict[str, Any]]:
@@ -80,8 +82,28 @@ class Chunks:
         """
         model = FleetModel(self.fleet, self.model.start_s)
         until = self._first_s + np.maximum(reported - 1, 0) * self._period_s
-        model.samples_of(np.arange(self.fleet.n + 1, dtype=np.int64), np.where(reported > 0, until, model.start_s))
-        return model.truth()
+        until = np.where(reported > 0, until, model.start_s)
+        model.counters_of(np.arange(self.fleet.n + 1, dtype=np.int64), until)
+        yield from model.truth()
+        yield from self._faults_until(until)
+
+    def _faults_until(self, until: I64) -> Iterator[dict[str, Any]]:
+        """What was done to the reports of each vehicle, by fault: spans of outages, seconds of the others."""
+        if not self._faults:
+            return
+        vehicle, time_s, which = (np.concatenate(part) for part in zip(*self._faults, strict=True))
+        order = np.lexsort((time_s, which, vehicle))
+        order = order[time_s[order] <= until[vehicle[order]]]
+        vehicle, time_s, which = vehicle[order], time_s[order], which[order]
+        begins = np.flatnonzero(np.diff(vehicle * 256 + which, prepend=-1))
+        for low, high in zip(begins, [*begins[1:], len(order)], strict=True):
+            kind, times = int(which[low]), time_s[low:high]
+            line = {"what": "fault", "vin": self.fleet.vins[vehicle[low]], "fault": faults.NAMES[kind - 1]}
+            if kind in (faults.OUTAGE, faults.BLACKOUT):
+                cuts = np.flatnonzero(np.diff(times) > self._period_s) + 1
+                yield line | {"spans_s": [[int(one[0]), int(one[-1])] for one in np.split(times, cuts)]}
+            else:
+                yield line | {"times_s": times.tolist()}
 
     @property
     def exhausted(self) -> bool:
@@ -93,13 +115,17 @@ class Chunks:
         last = first + min(self._reports_per_chunk, reports_max or self._reports_per_chunk)
         last = last if self.reports is None else min(last, self.reports)
         fleet, seed = self.fleet, self.fleet.seed
-        plan = faults.make_plan(seed, self._odds, self._first_s, self._period_s, first, last)
+        plan = faults.make_plan(seed, self._odds, self._first_s, self._period_s, first, last, self._blackouts.until)
         samples = self.model.samples_of(plan.bounds, plan.time_s)
         claimed = faults.blemish(plan, samples, seed)
+        if samples.silent.any():
+            faults.keep(plan, samples.silent[plan.emitted] == 0)
+        self._remember(plan, samples)
         frames, start, length = wire.encode_samples(
             samples, self._editions, fleet.vin, plan.command, claimed, fleet.model
         )
         faults.corrupt(plan, frames, start, length, seed)
+        frames, start, length = self._blackouts.hold(plan, frames, start, length, last == self.reports)
         data, ends, answers, answer_at = wire.encode_streams(
             frames, start, length, plan.emitted_bounds, plan.emitted, self._speech, self._sequence, fleet.vin
         )
@@ -136,6 +162,11 @@ class Chunks:
         self.made = last
         self.alive += 1
         return segments
+
+    def _remember(self, plan: faults.Plan, samples: Samples) -> None:
+        rows = np.flatnonzero((plan.fault > 0) & (samples.silent == 0))
+        if len(rows):
+            self._faults.append((samples.vehicle[rows], plan.time_s[rows], plan.fault[rows]))
 
 
 def warm() -> None:

@@ -33,6 +33,9 @@ def simulate(
     duration_s: float | None = None,
     window: int = 10,
     faults: str | Mapping[str, float] = "none",
+    parked: str = "report",
+    weak: int | None = None,
+    thermal: int = 0,
     client: str = "fast",
     password: str | None = None,
     reissue: bool = False,
@@ -52,7 +55,7 @@ def simulate(
     settings = SimulationSettings(
         vehicles=vehicles, seed=seed, model=model, mqtt_share=mqtt_share, mqtt_version=mqtt_version, period_s=period_s,
         speed=speed, reports=reports, duration_s=duration_s, start_s=start_s, faults=faults, drain_s=drain_s,
-        truth=truth, client=client,
+        truth=truth, client=client, parked=parked, weak=weak, thermal=thermal,
         line=ClientSettings(
             host=host, mqtt_port=mqtt_port, gbt_port=gbt_port, window=window, password=password, reissue=reissue,
             ack_timeout_s=ack_timeout_s,

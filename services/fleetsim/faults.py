@@ -7,11 +7,13 @@ Nothing is drawn from a stateful generator; the same seed gives the same faults.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.batch import I32, I64, U8
 from schemas.jit import compiled
@@ -42,8 +44,9 @@ FAULTS: Final[tuple[Fault, ...]] = (
     ),
     Fault("outage", 0.0010, 0.0002, "no link for some reports, which come afterwards as reissues (0x03)"),
     Fault("burst", 0.0003, 0.00005, "level-3 alarm: 1 Hz from 30 s before (as 0x03) to 30 s after"),
+    Fault("blackout", 0.0, 0.0, "no link for six hours; its reports come afterwards as reissues, between live ones"),
 )
-LOSS, DUPLICATE, DISORDER, WRONG_CLOCK, SENTINEL, CORRUPT, OUTAGE, BURST = range(1, len(FAULTS) + 1)
+LOSS, DUPLICATE, DISORDER, WRONG_CLOCK, SENTINEL, CORRUPT, OUTAGE, BURST, BLACKOUT = range(1, len(FAULTS) + 1)
 NAMES: Final = tuple(fault.name for fault in FAULTS)
 PRESETS: Final[Mapping[str, Mapping[str, float]]] = {
     "none": {},
@@ -53,6 +56,8 @@ PRESETS: Final[Mapping[str, Mapping[str, float]]] = {
 
 ROW, REFUSED, REPEATED = 0, 1, 2
 OUTAGE_REPORTS_MAX: Final = 12
+BLACKOUT_S: Final = 6 * 3600
+REISSUES_PER_REPORT: Final = 20  # after a blackout: reissues must not hold up live data
 BURST_S: Final = 30  # before and after (clause 2016 5.3, 2025 the same)
 _DRAW: Final = 1 << 20  # number of the draw, apart from those of the physics
 YEAR_2000_S: Final = 946_700_000
@@ -111,13 +116,40 @@ def _draw(seed: int, vehicles: int, first: int, last: int, edges: np.ndarray, ou
             out[v, k - first] = kind
 
 
-def make_plan(seed: int, odds: Mapping[str, float], first_s: I64, period_s: int, first: int, last: int) -> Plan:
-    """Plan of base reports ``first..last - 1``; vehicle v's k-th is at ``first_s[v] + k * period_s``."""
+@compiled
+def _black_out(marks: U8, first: int, reports: int, until: I64) -> int:
+    """Carry blackouts on over their reports; returns how many begin.
+
+    until (vehicles,): the base report with which the link is back.
+    """
+    begun = 0
+    for v in range(len(marks)):
+        for k in range(marks.shape[1]):
+            if marks[v, k] == BLACKOUT and first + k >= until[v]:
+                until[v] = first + k + reports
+                begun += 1
+            if first + k < until[v]:
+                marks[v, k] = BLACKOUT
+    return begun
+
+
+def make_plan(
+    seed: int, odds: Mapping[str, float], first_s: I64, period_s: int, first: int, last: int,
+    black_until: I64 | None = None,
+) -> Plan:  # fmt: skip
+    """Plan of base reports ``first..last - 1``; vehicle v's k-th is at ``first_s[v] + k * period_s``.
+
+    black_until (vehicles,) remembers blackouts from one chunk to the next: the same array each time.
+    """
     vehicles, per = len(first_s), last - first
     marks = np.zeros((vehicles, per), np.uint8)
+    black = 0
     if any(odds.values()):
         edges = np.cumsum([odds.get(name, 0.0) for name in NAMES])
         _draw(seed, vehicles, first, last, edges, marks)
+        if odds.get("blackout"):
+            until = np.zeros(vehicles, np.int64) if black_until is None else black_until
+            black = _black_out(marks, first, max(BLACKOUT_S // period_s, 1), until)
     base = first_s[:, None] + np.arange(first, last, dtype=np.int64)[None, :] * period_s
     if not marks.any():
         rows = vehicles * per
@@ -127,7 +159,9 @@ def make_plan(seed: int, odds: Mapping[str, float], first_s: I64, period_s: int,
             bounds.copy(), np.arange(rows, dtype=np.int64), np.tile(np.arange(1, per + 1, dtype=np.int64), vehicles),
             np.full(rows, ROW, np.uint8), {"reports": rows, "messages": rows, "stored": rows, "rejected": 0},
         )  # fmt: skip
-    return _faulty(seed, marks, base, period_s)
+    plan = _faulty(seed, marks, base, period_s)
+    plan.counts["blackout"] = black
+    return plan
 
 
 def _faulty(seed: int, marks: U8, base: I64, period_s: int) -> Plan:
@@ -142,7 +176,11 @@ def _faulty(seed: int, marks: U8, base: I64, period_s: int) -> Plan:
     counts = dict.fromkeys(NAMES, 0)
     at = 0
     for v in range(vehicles):
-        if marks[v].any():
+        if (marks[v] == BLACKOUT).all():
+            time_s, command, fault = base[v], np.full(per, 3, np.uint8), marks[v]
+            alarm = np.zeros(per, np.uint8)
+            order, due = np.arange(per, dtype=np.int64), np.arange(1, per + 1, dtype=np.int64)
+        elif marks[v].any():
             time_s, command, fault, alarm, order, due = _one(seed, v, marks[v], base[v], period_s, counts)
         else:
             time_s, command = base[v], np.full(per, 2, np.uint8)
@@ -207,8 +245,9 @@ def _one(
             rows.extend((t, 2, BURST, 1, k + (t - at) // period_s, 1) for t in later)
             alarm_until = at + BURST_S
             seconds.update(range(earliest, latest + 1))
-        rows.append((at, 3 if mark == OUTAGE else 2, mark, int(at <= alarm_until), held[k] or k, 2 if held[k] else 0))
-        if mark not in (0, OUTAGE, BURST):
+        command = 3 if mark in (OUTAGE, BLACKOUT) else 2
+        rows.append((at, command, mark, int(at <= alarm_until), held[k] or k, 2 if held[k] else 0))
+        if mark not in (0, OUTAGE, BURST, BLACKOUT):
             counts[NAMES[mark - 1]] += 1
     rows.sort(key=lambda row: row[0])
     table = np.array(rows, np.int64)
@@ -272,6 +311,75 @@ def corrupt(plan: Plan, frames: U8, start: I64, length: I32, seed: int) -> None:
         begin, end = int(start[row]) + 30, int(start[row] + length[row]) - 1
         where = begin + int(uniform(seed, row, int(plan.time_s[row]), _DRAW + 20) * (end - begin))
         frames[where] ^= 1 << int(uniform(seed, row, int(plan.time_s[row]), _DRAW + 21) * 8)
+
+
+def keep(plan: Plan, kept: NDArray[np.bool_]) -> None:
+    """Take messages out of the plan: kept (k,), one for each of ``plan.emitted``.  The counts follow."""
+    vehicle = np.repeat(np.arange(len(plan.emitted_bounds) - 1), np.diff(plan.emitted_bounds))[kept]
+    gone = plan.fate[~kept]
+    plan.counts["messages"] -= len(gone)
+    plan.counts["stored"] -= int((gone == ROW).sum())
+    plan.counts["rejected"] -= int((gone == REFUSED).sum())
+    plan.emitted, plan.due, plan.fate = plan.emitted[kept], plan.due[kept], plan.fate[kept]
+    sizes = np.bincount(vehicle, minlength=len(plan.emitted_bounds) - 1)
+    plan.emitted_bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+class Blackouts:
+    """Frames that wait for a link, from one chunk to the next."""
+
+    def __init__(self, vehicles: int) -> None:
+        self.until = np.zeros(vehicles, np.int64)  # for make_plan
+        self._held: list[deque[bytes]] = [deque() for _ in range(vehicles)]
+
+    def hold(self, plan: Plan, frames: U8, start: I64, length: I32, last: bool) -> tuple[U8, I64, I32]:
+        """Keep the frames of blackouts, and put those whose link is back behind live ones (at the end: all of them).
+
+        ``plan``'s messages and counts follow; returns the frames with those added that come from earlier chunks.
+        """
+        black = plan.fault[plan.emitted] == BLACKOUT
+        if not black.any() and not any(self._held):
+            return frames, start, length
+        extra: list[bytes] = []
+        emitted: list[I64] = []
+        dues: list[I64] = []
+        fates: list[U8] = []
+        sizes = []
+        for v, held in enumerate(self._held):
+            low, high = int(plan.emitted_bounds[v]), int(plan.emitted_bounds[v + 1])
+            rows, due, fate = plan.emitted[low:high], plan.due[low:high], plan.fate[low:high]
+            if held or black[low:high].any():
+                order: list[tuple[int, int, int]] = []
+                for row, when, what, dark in zip(
+                    rows.tolist(), due.tolist(), fate.tolist(), black[low:high].tolist(), strict=True
+                ):
+                    if dark:
+                        held.append(frames[start[row] : start[row] + length[row]].tobytes())
+                        continue
+                    order.append((row, when, what))
+                    for _ in range(min(len(held), REISSUES_PER_REPORT)):
+                        order.append((len(start) + len(extra), when, ROW))
+                        extra.append(held.popleft())
+                while last and held:
+                    order.append((len(start) + len(extra), int(due[-1]) if len(due) else 1, ROW))
+                    extra.append(held.popleft())
+                table = np.array(order, np.int64).reshape(-1, 3)
+                rows, due, fate = table[:, 0].copy(), table[:, 1].copy(), table[:, 2].astype(np.uint8)
+            emitted.append(rows)
+            dues.append(due)
+            fates.append(fate)
+            sizes.append(len(rows))
+        change = sum(sizes) - len(plan.emitted)
+        plan.counts["messages"] += change
+        plan.counts["stored"] += change
+        plan.emitted, plan.due, plan.fate = np.concatenate(emitted), np.concatenate(dues), np.concatenate(fates)
+        plan.emitted_bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        if not extra:
+            return frames, start, length
+        more = np.array([len(frame) for frame in extra], np.int32)
+        begin = len(frames) + np.concatenate([[0], np.cumsum(more[:-1], dtype=np.int64)])
+        joined = np.concatenate([frames, np.frombuffer(b"".join(extra), np.uint8)])
+        return joined, np.concatenate([start, begin]), np.concatenate([length, more])
 
 
 def expected(counts: Mapping[str, int]) -> tuple[int, int]:

@@ -2,8 +2,7 @@
 
 In: vehicles, seed, and for each vehicle the seconds at which it is looked at.  Out: signal arrays as
 ``schemas.batch.Batch`` has them, cells in mV, probe temperatures raw.  It sends nothing and knows no
-wire format.  The truth (trips, charges, energy, capacity) is kept so that statistics can be checked
-against it.
+wire format.  What happened is kept, so that statistics can be checked against it (``truth``).
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from schemas.batch import I32, I64, U8
 from schemas.signals import SIGNAL_COUNT
 from services.fleetsim import physics
-from services.fleetsim.physics import E_VEHICLE, EVENT_COUNT, MODE_SHORTEST_S, STATE_COUNT
-from services.fleetsim.vehicle import CATALOGUE, CITIES, P_CAPACITY_AH, P_CELLS, P_PROBES, P_WEAK_CELL, Fleet
+from services.fleetsim.physics import EVENT_COUNT, MODE_SHORTEST_S, STATE_COUNT
+from services.fleetsim.truth import DAY_S, truth_lines
+from services.fleetsim.vehicle import P_CELLS, P_PROBES, Fleet
 
 U16 = NDArray[np.uint16]
 
@@ -29,7 +29,8 @@ class Samples:
     """What vehicles say at their times, vehicle by vehicle.
 
     vehicle (n,) i64 index into the fleet · time_s (n,) i64 · num, state (n, SIGNAL_COUNT) ·
-    cells (n, cells_max) u16 mV and cell_count (n,) i64 · temps (n, probes_max) u8 raw and probe_count (n,) i64.
+    cells (n, cells_max) u16 mV and cell_count (n,) i64 · temps (n, probes_max) u8 raw and probe_count (n,) i64 ·
+    silent (n,) u8: 1 where the vehicle would not report at all (asleep, burnt).
     """
 
     vehicle: I64
@@ -40,6 +41,7 @@ class Samples:
     cell_count: I64
     temps: U8
     probe_count: I64
+    silent: U8
 
     @property
     def n(self) -> int:
@@ -74,56 +76,35 @@ class FleetModel:
             vehicle, times, np.empty((n, SIGNAL_COUNT), np.int32), np.empty((n, SIGNAL_COUNT), np.uint8),
             np.zeros((n, cells_max), np.uint16), fleet.params[vehicle, P_CELLS].astype(np.int64),
             np.zeros((n, probes_max), np.uint8), fleet.params[vehicle, P_PROBES].astype(np.int64),
+            np.zeros(n, np.uint8),
         )  # fmt: skip
-        last = np.where(counts > 0, times[np.maximum(bounds[1:] - 1, 0)] if n else 0, self.now)
-        seconds = int(np.maximum(last - self.now, 0).sum())
-        events = np.empty((seconds // MODE_SHORTEST_S + fleet.n + 1, EVENT_COUNT))
+        events = self._room(bounds, times)
         written = physics.look(
             fleet.params, fleet.cell_offset_mv, fleet.seed, 0, bounds, times, self.states, self.now, events,
-            samples.num, samples.state, samples.cells, samples.temps,
+            samples.num, samples.state, samples.cells, samples.temps, samples.silent,
         )  # fmt: skip
-        if written:
-            self._events.append(events[:written].copy())
+        self._events.append(events[:written].copy())
         return samples
 
+    def counters_of(self, bounds: I64, times: I64) -> NDArray[np.float64]:
+        """The counters (n, ``physics.COUNTERS``) at seconds as for :meth:`samples_of`: what is true between reports."""
+        counters = np.empty((len(times), physics.COUNTERS))
+        events = self._room(bounds, times)
+        written = physics.trace(
+            self.fleet.params, self.fleet.seed, 0, bounds, times, self.states, self.now, events, counters
+        )
+        self._events.append(events[:written].copy())
+        return counters
+
+    def _room(self, bounds: I64, times: I64) -> NDArray[np.float64]:
+        """An array that holds the events up to ``times``."""
+        last = np.where(np.diff(bounds) > 0, times[np.maximum(bounds[1:] - 1, 0)] if len(times) else 0, self.now)
+        seconds = np.maximum(last - self.now, 0)
+        # a trip or charge a minute at most, a midnight a day, each begun before; and one fire
+        most = seconds // MODE_SHORTEST_S + seconds // DAY_S + 4
+        return np.empty((int(most.sum()), EVENT_COUNT))
+
     def truth(self) -> Iterator[dict[str, Any]]:
-        """Trips and charges that have ended, then a line per vehicle: what a statistic should find."""
-        fleet, names = self.fleet, {physics.DRIVING: "trip", physics.CHARGING: "charge"}
+        """What a statistic should find, up to the second each vehicle was looked at last: see ``truth``."""
         events = np.concatenate(self._events) if self._events else np.empty((0, EVENT_COUNT))
-        for line in events[np.lexsort((events[:, physics.E_START_S], events[:, E_VEHICLE]))].tolist():
-            yield {
-                "what": names[line[physics.E_MODE]],
-                "vin": fleet.vins[int(line[E_VEHICLE])],
-                "start_s": int(line[physics.E_START_S]),
-                "end_s": int(line[physics.E_END_S]),
-                "start_soc_pct": round(100 * line[physics.E_START_SOC], 3),
-                "end_soc_pct": round(100 * line[physics.E_END_SOC], 3),
-                "distance_km": round(line[physics.E_DISTANCE_M] / 1000, 4),
-                "energy_kwh": round(line[physics.E_ENERGY_J] / 3.6e6, 5),
-                "charge_ah": round(line[physics.E_CHARGE_AS] / 3600, 5),
-            }
-        for v, vin in enumerate(fleet.vins):
-            first, last, model = self.first_states[v], self.states[v], CATALOGUE[fleet.model[v]]
-            yield {
-                "what": "vehicle",
-                "vin": vin,
-                "model": model.name,
-                "usage": model.usage.name.lower(),
-                "chemistry": model.chemistry.name,
-                "city": CITIES[fleet.city[v]][0],
-                "edition": model.edition,
-                "cells": model.cells,
-                "capacity_ah": round(float(fleet.params[v, P_CAPACITY_AH]), 3),
-                "rated_capacity_ah": model.capacity_ah,
-                "weak_cell": int(fleet.params[v, P_WEAK_CELL]) + 1 or None,
-                "start_s": self.start_s,
-                "end_s": int(self.now[v]),
-                "start_soc_pct": round(100 * float(first[physics.S_SOC]), 3),
-                "end_soc_pct": round(100 * float(last[physics.S_SOC]), 3),
-                "distance_km": round(float(last[physics.S_ODOMETER_M] - first[physics.S_ODOMETER_M]) / 1000, 4),
-                "discharged_kwh": round(float(last[physics.S_OUT_J]) / 3.6e6, 5),
-                "regenerated_kwh": round(float(last[physics.S_BACK_J]) / 3.6e6, 5),
-                "charged_kwh": round(float(last[physics.S_CHARGED_J]) / 3.6e6, 5),
-                "discharged_ah": round(float(last[physics.S_OUT_AS]) / 3600, 5),
-                "charged_ah": round(float(last[physics.S_CHARGED_AS]) / 3600, 5),
-            }
+        return truth_lines(self.fleet, self.start_s, self.now, self.first_states, self.states, events)

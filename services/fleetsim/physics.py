@@ -42,9 +42,11 @@ from services.fleetsim.vehicle import (
     P_RESISTANCE_OHM,
     P_ROLLING,
     P_RPM_PER_KMH,
+    P_SLEEP_S,
     P_SLOW_W,
     P_SOC,
     P_SOUTH,
+    P_THERMAL_S,
     P_USAGE,
     P_WEAK_CELL,
     P_WEAK_MV,
@@ -65,18 +67,30 @@ U16 = NDArray[np.uint16]
 
 PARKED, DRIVING, CHARGING = 0.0, 1.0, 2.0
 
-# Columns of the state.  Energies in J and charges in As count up for ever; the S_BEGUN_* ones are their
-# values when the present trip or charge began.
+# Columns of the state.  Energies in J, charges in As, S_MOVING_S and S_CHARGING_S count up for ever; the S_BEGUN_* ones
+# are their values when the present mode began, S_RUN_* when the present trip's wheels first turned, S_LAST_* when they
+# last did.
 (S_MODE, S_LEFT_S, S_SPEED_MS, S_TARGET_MS, S_SEGMENT_S, S_SOC, S_ODOMETER_M, S_TEMP_C, S_MOTOR_TEMP_C, S_LON, S_LAT,
  S_HEADING, S_CURRENT_A, S_VOLTAGE_V, S_WHEEL_W, S_FORCE_N, S_CHARGE_W, S_CHARGE_TO, S_PLUGGED, S_OUT_J, S_BACK_J,
  S_CHARGED_J, S_OUT_AS, S_CHARGED_AS, S_BEGUN_S, S_BEGUN_SOC, S_BEGUN_M, S_BEGUN_J, S_BEGUN_AS, S_ACCELERATION,
- S_SHOWN) = range(31)  # fmt: skip
-STATE_COUNT: Final = 31
+ S_SHOWN, S_STOOD_J, S_STOOD_AS, S_MOVING_S, S_CHARGING_S, S_RUN_S, S_RUN_SOC, S_RUN_M, S_RUN_J, S_RUN_AS, S_LAST_S,
+ S_LAST_SOC, S_LAST_M, S_LAST_J, S_LAST_AS, S_BURNT_S) = range(46)  # fmt: skip
+STATE_COUNT: Final = 46
 
-# Columns of an event, one trip or charge that has ended.  Energy and charge are net, positive out of the battery.
-(E_VEHICLE, E_MODE, E_START_S, E_END_S, E_START_SOC, E_END_SOC, E_DISTANCE_M, E_ENERGY_J, E_CHARGE_AS) = range(9)
-EVENT_COUNT: Final = 9
+# Columns of an event: a trip or charge that has ended (energy and charge net, positive out of the battery), the
+# counters at a local midnight, or a battery that begins to burn (a time only).
+(E_VEHICLE, E_WHAT, E_START_S, E_END_S, E_START_SOC, E_END_SOC, E_DISTANCE_M, E_ENERGY_J, E_CHARGE_AS, E_ON_S,
+ E_START_M) = range(11)  # fmt: skip
+EVENT_COUNT: Final = 13
+MIDNIGHT, BURNT = 10.0, 11.0  # E_WHAT besides DRIVING and CHARGING; the counters of a midnight begin at E_COUNTERS
+E_COUNTERS: Final = 3
+# Counters, as they count up for ever: of a midnight, and of any second that is asked for (``trace``).
+(C_ODOMETER_M, C_OUT_J, C_BACK_J, C_CHARGED_J, C_STOOD_J, C_OUT_AS, C_CHARGED_AS, C_MOVING_S, C_CHARGING_S,
+ C_SOC) = range(10)  # fmt: skip
+COUNTERS: Final = 10
+assert E_COUNTERS + COUNTERS <= EVENT_COUNT
 MODE_SHORTEST_S: Final = 60  # no mode is entered for less, which bounds the number of events
+STOP_SPLITS_S: Final = 300.0  # wheels at rest for so long end a trip: the statistics' own rule (4.2)
 
 # Open-circuit voltage of one cell at 0, 10, .. 100 % SOC: LFP, NCM.
 OCV_V: Final[F64] = np.array(
@@ -236,10 +250,58 @@ def _charge_power(s: F64) -> float:
 
 
 @compiled
+def _count(s: F64, out: F64) -> None:
+    """The counters of this second."""
+    out[C_ODOMETER_M] = s[S_ODOMETER_M]
+    out[C_OUT_J] = s[S_OUT_J]
+    out[C_BACK_J] = s[S_BACK_J]
+    out[C_CHARGED_J] = s[S_CHARGED_J]
+    out[C_STOOD_J] = s[S_STOOD_J]
+    out[C_OUT_AS] = s[S_OUT_AS]
+    out[C_CHARGED_AS] = s[S_CHARGED_AS]
+    out[C_MOVING_S] = s[S_MOVING_S]
+    out[C_CHARGING_S] = s[S_CHARGING_S]
+    out[C_SOC] = s[S_SOC]
+
+
+@compiled
+def _trip_ended(s: F64, who: int, line: F64) -> None:
+    """The trip in the state as an event: from its wheels' first to their last second of turning."""
+    line[E_VEHICLE] = float(who)
+    line[E_WHAT] = DRIVING
+    line[E_START_S] = s[S_RUN_S]
+    line[E_END_S] = s[S_LAST_S]
+    line[E_START_SOC] = s[S_RUN_SOC]
+    line[E_END_SOC] = s[S_LAST_SOC]
+    line[E_DISTANCE_M] = s[S_LAST_M] - s[S_RUN_M]
+    line[E_ENERGY_J] = s[S_LAST_J] - s[S_RUN_J]
+    line[E_CHARGE_AS] = s[S_LAST_AS] - s[S_RUN_AS]
+    line[E_ON_S] = s[S_BEGUN_S]
+    line[E_START_M] = s[S_RUN_M]
+    s[S_RUN_S] = 0.0
+
+
+@compiled
 def step(p: F64, s: F64, now_s: int, seed: int, who: int, events: F64, count: int) -> int:
     """Advance one vehicle from ``now_s`` by one second; returns the number of events written so far."""
     s[S_SHOWN] = s[S_MODE]  # a report is of the second that ends with it
     s[S_LEFT_S] -= 1.0
+    if (now_s + LOCAL_OFFSET_S) % 86400 == 0:
+        events[count, E_VEHICLE] = float(who)
+        events[count, E_WHAT] = MIDNIGHT
+        events[count, E_START_S] = float(now_s)
+        _count(s, events[count, E_COUNTERS:])
+        count += 1
+    # parked for a while: what burns is not what drives, and nothing drives afterwards
+    if p[P_THERMAL_S] > 0.0 and s[S_BURNT_S] == 0.0 and s[S_MODE] == PARKED and now_s >= p[P_THERMAL_S]:
+        s[S_BURNT_S] = float(now_s)
+        s[S_LEFT_S] = 1e12
+        events[count, E_VEHICLE] = float(who)
+        events[count, E_WHAT] = BURNT
+        events[count, E_START_S] = float(now_s)
+        count += 1
+    soc, odometer = s[S_SOC], s[S_ODOMETER_M]
+    joules, ampere_s = s[S_OUT_J] - s[S_BACK_J] - s[S_CHARGED_J], s[S_OUT_AS] - s[S_CHARGED_AS]
     if s[S_MODE] == DRIVING:
         power = _drive(p, s, now_s, seed, who)
     elif s[S_MODE] == CHARGING:
@@ -259,12 +321,33 @@ def step(p: F64, s: F64, now_s: int, seed: int, who: int, events: F64, count: in
     if s[S_MODE] == CHARGING:
         s[S_CHARGED_J] -= energy
         s[S_CHARGED_AS] -= current
+        s[S_CHARGING_S] += 1.0
     else:
+        if s[S_MODE] == PARKED:
+            s[S_STOOD_J] += energy
+            s[S_STOOD_AS] += current
         s[S_OUT_AS] += current
         if energy >= 0.0:
             s[S_OUT_J] += energy
         else:
             s[S_BACK_J] -= energy
+    if s[S_MODE] == DRIVING:
+        if s[S_ODOMETER_M] > odometer:
+            if s[S_RUN_S] == 0.0:
+                s[S_RUN_S] = float(now_s)
+                s[S_RUN_SOC] = soc
+                s[S_RUN_M] = odometer
+                s[S_RUN_J] = joules
+                s[S_RUN_AS] = ampere_s
+            s[S_MOVING_S] += 1.0
+            s[S_LAST_S] = float(now_s + 1)
+            s[S_LAST_SOC] = s[S_SOC]
+            s[S_LAST_M] = s[S_ODOMETER_M]
+            s[S_LAST_J] = s[S_OUT_J] - s[S_BACK_J] - s[S_CHARGED_J]
+            s[S_LAST_AS] = s[S_OUT_AS] - s[S_CHARGED_AS]
+        elif s[S_RUN_S] > 0.0 and now_s + 1 - s[S_LAST_S] >= STOP_SPLITS_S:
+            _trip_ended(s, who, events[count])
+            count += 1
     heat = current * current * resistance
     # a heat capacity of 1 kJ/kg, 6 kg per kWh, and a liquid loop that pulls towards 25 °C
     capacity_jk = p[P_CAPACITY_AH] * empty * 6.0
@@ -279,10 +362,13 @@ def step(p: F64, s: F64, now_s: int, seed: int, who: int, events: F64, count: in
         else s[S_SOC] >= s[S_CHARGE_TO]
     )
     if ended and now_s + 1 - s[S_BEGUN_S] >= MODE_SHORTEST_S:
-        if s[S_MODE] != PARKED:
+        if s[S_MODE] == DRIVING and s[S_RUN_S] > 0.0:
+            _trip_ended(s, who, events[count])
+            count += 1
+        if s[S_MODE] == CHARGING:
             line = events[count]
             line[E_VEHICLE] = float(who)
-            line[E_MODE] = s[S_MODE]
+            line[E_WHAT] = CHARGING
             line[E_START_S] = s[S_BEGUN_S]
             line[E_END_S] = float(now_s + 1)
             line[E_START_SOC] = s[S_BEGUN_SOC]
@@ -290,6 +376,8 @@ def step(p: F64, s: F64, now_s: int, seed: int, who: int, events: F64, count: in
             line[E_DISTANCE_M] = s[S_ODOMETER_M] - s[S_BEGUN_M]
             line[E_ENERGY_J] = s[S_OUT_J] - s[S_BACK_J] - s[S_CHARGED_J] - s[S_BEGUN_J]
             line[E_CHARGE_AS] = s[S_OUT_AS] - s[S_CHARGED_AS] - s[S_BEGUN_AS]
+            line[E_ON_S] = s[S_BEGUN_S]
+            line[E_START_M] = s[S_BEGUN_M]
             count += 1
         s[S_WHEEL_W] = 0.0
         s[S_FORCE_N] = 0.0
@@ -330,6 +418,8 @@ ABSENT: Final = -1e300
 
 FLAG_SOC_LOW, FLAG_CONSISTENCY, FLAG_INSULATION = 1 << 4, 1 << 10, 1 << 11
 TEMP_BIAS: Final = 40  # raw probe temperature = °C + 40
+BURN_C_PER_S, BURN_RISES_S = 1.5, 80.0
+BURN_REPORTS_S: Final = 600.0  # a burning vehicle reports for so long, and never again
 
 
 @compiled
@@ -353,9 +443,18 @@ def observe(
     stretch = 1.0 + min(abs(s[S_CURRENT_A]) / p[P_CAPACITY_AH], 2.0) * 0.25
     dither = uniform(seed, who, now_s, 30)
     total, highest, lowest, high_at, low_at = 0, -1, 1 << 30, 0, 0
+    # a battery that burns: one cell collapses within 20 s, its probe climbs by 1.5 °C/s for 80 s and then cools slowly
+    burning = now_s - s[S_BURNT_S] if s[S_BURNT_S] > 0.0 else 0.0
+    burnt_cell = int(uniform(seed, who, 3, 1) * cell_count) if burning > 0.0 else -1
+    burnt_probe = int(uniform(seed, who, 3, 2) * probe_count) if burning > 0.0 else -1
+    heat = min(burning * BURN_C_PER_S, BURN_C_PER_S * BURN_RISES_S)
+    if burning > BURN_RISES_S:
+        heat *= math.exp(-(burning - BURN_RISES_S) / 900.0)
     for c in range(cell_count):
         wobble = (dither * (c + 1.618) * 7.31) % 1.0 - 0.5
         value = math.floor(mean + offset_mv[c] * stretch + wobble + 0.5 - (sag if c == weak else 0.0))
+        if c == burnt_cell:
+            value = math.floor(value * (1.0 - 0.45 * min(burning / 20.0, 1.0)))
         cells[c] = value
         total += value
         if value > highest:
@@ -365,6 +464,8 @@ def observe(
     hottest, coldest, hot_at, cold_at = -1, 1 << 30, 0, 0
     for t in range(probe_count):
         value = math.floor(s[S_TEMP_C] + 2.6 * (uniform(seed, who, 2, t) - 0.5) + 0.5) + TEMP_BIAS
+        if t == burnt_probe:
+            value += math.floor(heat)
         value = min(max(value, 0), 250)
         temps[t] = value
         if value > hottest:
@@ -376,7 +477,8 @@ def observe(
     edition = int(p[P_EDITION])
     soc = min(max(math.floor(s[S_SOC] * 100.0 + 0.5), 0.0), 100.0)
     voltage = math.floor(total / 100.0 + 0.5)
-    current = s[S_CURRENT_A] * 10.0
+    # a sensor's noise of one step of the wire: without it a parked car's 0.34 A would read 0.3 A for ever
+    current = s[S_CURRENT_A] * 10.0 + uniform(seed, who, now_s, 35) - 0.5
     values[I_VEHICLE] = 1.0 if driving else 2.0
     values[I_CHARGE] = 1.0 if charging else 4.0 if s[S_PLUGGED] == 1.0 and not driving else 3.0
     values[I_RUN] = 1.0
@@ -407,6 +509,8 @@ def observe(
         insulation = 40.0 + 40.0 * hourly
         flags |= FLAG_INSULATION
         level = 2
+    if burning > 30.0:
+        insulation = 5.0
     values[I_INSUL] = insulation
     if edition == 16:
         pedal = s[S_WHEEL_W] / p[P_MOTOR_W] * 100.0 if pushing else 0.0
@@ -466,14 +570,37 @@ def observe(
 
 
 @compiled
+def _is_silent(p: F64, s: F64, now_s: int) -> bool:
+    """Does the vehicle say nothing at this second: parked and asleep, or burnt?"""
+    if s[S_BURNT_S] > 0.0 and now_s - s[S_BURNT_S] > BURN_REPORTS_S:
+        return True
+    asleep = p[P_SLEEP_S] > 0.0 and s[S_MODE] == PARKED and now_s - s[S_BEGUN_S] > p[P_SLEEP_S]
+    return bool(asleep and s[S_PLUGGED] == 0.0 and s[S_BURNT_S] == 0.0)
+
+
+@compiled
+def trace(
+    params: F64, seed: int, first: int, bounds: I64, times: I64, states: F64, now: I64, events: F64, counters: F64
+) -> int:
+    """Counters (n, COUNTERS) of vehicle v at ``times[bounds[v]:bounds[v + 1]]`` (rising).  Returns as ``look``."""
+    count = 0
+    for v in range(len(now)):
+        for row in range(bounds[v], bounds[v + 1]):
+            while now[v] < times[row]:
+                count = step(params[v], states[v], now[v], seed, first + v, events, count)
+                now[v] += 1
+            _count(states[v], counters[row])
+    return count
+
+
+@compiled
 def look(
     params: F64, offset_mv: F64, seed: int, first: int, bounds: I64, times: I64, states: F64, now: I64, events: F64,
-    num: I32, state: U8, cells: U16, temps: U8,
+    num: I32, state: U8, cells: U16, temps: U8, silent: U8,
 ) -> int:  # fmt: skip
     """Report vehicle v at ``times[bounds[v]:bounds[v + 1]]`` (rising), one output line per time.
 
-    Returns the number of events written.  ``events`` must hold one per vehicle and
-    ``MODE_SHORTEST_S`` seconds, plus one.
+    Returns the number of events written.  ``events`` must hold what ``model.events_max`` says.
     """
     count = 0
     # one loop turns values into integers: sixty conversions in line cost seconds of compile time
@@ -487,6 +614,7 @@ def look(
                 params[v], states[v], offset_mv[v], times[row], seed, first + v,
                 values, cells[row], temps[row],
             )  # fmt: skip
+            silent[row] = _is_silent(params[v], states[v], times[row])
             for signal in range(_SIGNALS):
                 here = values[signal] != ABSENT
                 num[row, signal] = np.int32(math.floor(values[signal] + 0.5)) if here else 0

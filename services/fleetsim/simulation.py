@@ -27,13 +27,15 @@ from services.fleetsim.client import READ_BYTES, ClientSettings, Vehicle
 from services.fleetsim.gbt_vehicle import GbtVehicle
 from services.fleetsim.mqtt_vehicle import MqttVehicle
 from services.fleetsim.stats import Stats
-from services.fleetsim.vehicle import Fleet, make_fleet
+from services.fleetsim.vehicle import Fleet, make_fleet, spread_plants
 
 _OTHER_FILES: Final = 64  # besides the vehicles' sockets
 TICK_S: Final = 0.02
 CHUNKS_ALIVE_MAX: Final = 3
 MQTT_VERSIONS: Final = ("3.1.1", "5", "mixed")
 CLIENTS: Final = ("fast", "aiomqtt")
+PARKED: Final = ("report", "sleep")
+_THERMAL_SPAN_S: Final = 3600  # when nobody says how long it goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class SimulationSettings:
     mqtt_version "3.1.1", "5" or "mixed" · period_s between reports on the data clock · speed: data seconds per
     wall second, None = as fast as answers come · reports per vehicle, None = until ``duration_s`` or stopped ·
     start_s of the data clock (since 1970 UTC), None = so that the last report is of now · faults: a preset or odds ·
+    parked "report", or "sleep": a parked vehicle that is not plugged in falls silent after ten minutes · weak: how many
+    vehicles have a weak cell (None: 3 %, drawn) · thermal: how many batteries go up in the second half ·
     drain_s: how long to wait for answers at the end · client "fast" or "aiomqtt" (MQTT vehicles, slow).
     """
 
@@ -58,6 +62,9 @@ class SimulationSettings:
     duration_s: float | None = None
     start_s: int | None = None
     faults: str | Mapping[str, float] = "none"
+    parked: str = "report"
+    weak: int | None = None
+    thermal: int = 0
     drain_s: float = 60.0
     truth: Path | None = None
     client: str = "fast"
@@ -75,6 +82,13 @@ class SimulationSettings:
             (self.duration_s is None or self.duration_s > 0, "duration_s", "above 0"),
             (self.line.window >= 1, "window", "at least 1"),
             (self.line.window <= 30_000, "window", "at most 30000, or MQTT packet ids would meet themselves"),
+            (self.parked in PARKED, "parked", " or ".join(PARKED)),
+            (self.weak is None or 0 <= self.weak <= self.vehicles, "weak", "no more than there are vehicles"),
+            (
+                0 <= self.thermal <= self.vehicles - (self.weak or 0),
+                "thermal",
+                "no more than vehicles without weak cell",
+            ),
             (self.client in CLIENTS, "client", ", ".join(CLIENTS)),
             (not self.prepare_all or self.reports is not None, "prepare_all", "with a number of reports only"),
         )
@@ -152,10 +166,6 @@ class Simulation:
     def prepare(self) -> None:
         """Vehicles and first frames, all frames with ``prepare_all``; compiles the kernels.  CPU-bound."""
         s = self.settings
-        try:
-            fleet = make_fleet(s.vehicles, s.seed, s.model)
-        except ValueError as error:
-            raise UsageError(f"simulate: {error}") from error
         span = (s.reports or 0) * s.period_s
         now = int(time.time())
         if s.start_s is not None:
@@ -166,6 +176,13 @@ class Simulation:
             self._start_s = now - span
         else:  # faster than the clock without end: from a day back, until it has caught up
             self._start_s = now - 86_400
+        try:
+            plants = spread_plants(
+                s.vehicles, s.weak, s.thermal, s.parked == "sleep", self._start_s, span or _THERMAL_SPAN_S
+            )
+            fleet = make_fleet(s.vehicles, s.seed, s.model, plants)
+        except ValueError as error:
+            raise UsageError(f"simulate: {error}") from error
         # vehicles do not all report in the same second
         self._phase_s = np.floor(np.arange(s.vehicles) * (s.period_s / s.vehicles))
         speech = self._speech(s.vehicles)

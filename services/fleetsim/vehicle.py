@@ -7,7 +7,8 @@ Everything here is a table or a pure function of (seed, position in the fleet); 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
 from typing import Final
@@ -128,11 +129,14 @@ CITIES: Final[tuple[tuple[str, float, float, float, float, float], ...]] = (
 (P_EDITION, P_USAGE, P_CHEMISTRY, P_CELLS, P_PROBES, P_CAPACITY_AH, P_RESISTANCE_OHM, P_MASS_KG, P_ROLLING, P_DRAG_M2,
  P_AUXILIARY_W, P_MOTOR_W, P_MOTOR_NM, P_RPM_PER_KMH, P_REGENERATION, P_SLOW_W, P_FAST_W, P_WEST, P_SOUTH, P_EAST,
  P_NORTH, P_AMBIENT_C, P_WEAK_CELL, P_WEAK_MV, P_INSULATION_KOHM, P_SPREAD_MV, P_ODOMETER_M,
- P_SOC) = range(28)  # fmt: skip
-PARAM_COUNT: Final = 28
+ P_SOC, P_THERMAL_S, P_SLEEP_S) = range(30)  # fmt: skip
+PARAM_COUNT: Final = 30
 
 _DRAWS = 1 << 40  # keeps the draws that make a vehicle apart from those of its seconds
 WEAK_SHARE: Final = 0.03  # of vehicles have one cell that sags
+# Cells of a pack are sorted before it is built: in two real packs of 96 and 88 cells the sound ones stay within two
+# standard deviations of their pack's mean.  A bare normal distribution would put one of 96 beyond three.
+SORTED_SD: Final = 2.2
 
 _VIN_ALPHABET: Final = "0123456789ABCDEFGHJKLMNPRSTUVWXYZ"  # I, O and Q are not used in VINs (GB 16735)
 _VIN_VALUES: Final = dict(
@@ -162,6 +166,39 @@ def make_vin(seed: int, index: int, model: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Plants:
+    """What is planted in a fleet for statistics to find.
+
+    weak: vehicles with one weak cell, by number (None: ``WEAK_SHARE`` of them, drawn) · thermal: vehicle number →
+    second since 1970 from which its battery goes up, the next time it stands still · sleep_s: a parked vehicle that is
+    not plugged in falls silent after so long (0: it goes on reporting).
+    """
+
+    weak: frozenset[int] | None = None
+    thermal: Mapping[int, int] = field(default_factory=dict)
+    sleep_s: int = 0
+
+
+SLEEP_S: Final = 600
+
+
+def spread_plants(vehicles: int, weak: int | None, thermal: int, sleep: bool, start_s: int, span_s: int) -> Plants:
+    """So many weak and burning vehicles, evenly over the fleet and never the same; fires in the span's last half."""
+
+    def nth(count: int, phase: float) -> list[int]:
+        return [int((i + phase) * vehicles / count) for i in range(count)]
+
+    weakened = None if weak is None else frozenset(nth(weak, 0.25) if weak else ())
+    burning: dict[int, int] = {}
+    for i, chosen in enumerate(nth(thermal, 0.75) if thermal else ()):
+        v = chosen
+        while v in burning or v in (weakened or ()):
+            v = (v + 1) % vehicles
+        burning[v] = start_s + int(span_s * (0.5 + 0.45 * (i + 0.5) / thermal))
+    return Plants(weakened, burning, SLEEP_S if sleep else 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """What never changes of ``n`` vehicles.
 
@@ -185,7 +222,7 @@ class Fleet:
         return int(self.params[index, P_EDITION])
 
 
-def make_fleet(vehicles: int, seed: int, model: str | None = None) -> Fleet:
+def make_fleet(vehicles: int, seed: int, model: str | None = None, plants: Plants | None = None) -> Fleet:
     """A fleet of ``vehicles``; ``model`` makes all of them that one of the catalogue.
 
     Raises ``ValueError`` for a fleet of no or too many vehicles, or an unknown model.
@@ -200,6 +237,7 @@ def make_fleet(vehicles: int, seed: int, model: str | None = None) -> Fleet:
     city = np.empty(vehicles, np.int64)
     params = np.zeros((vehicles, PARAM_COUNT))
     offsets = np.zeros((vehicles, max(line.cells for line in CATALOGUE)))
+    plants = plants or Plants()
     for i in range(vehicles):
         draw = partial(uniform, seed, _DRAWS + i, 0)
         which[i] = names.index(model) if model else int(np.sum(bounds <= draw(0) * bounds[-1]))
@@ -208,7 +246,7 @@ def make_fleet(vehicles: int, seed: int, model: str | None = None) -> Fleet:
         _, west, south, east, north, ambient = CITIES[city[i]]
         age_days = 60 + draw(2) * 1400
         health = 1.0 - 0.12 * age_days / 1460 - 0.02 * draw(3)
-        weak = draw(4) < WEAK_SHARE
+        weak = draw(4) < WEAK_SHARE if plants.weak is None else i in plants.weak
         params[i] = (
             line.edition, line.usage, line.chemistry, line.cells, line.probes, line.capacity_ah * health,
             line.cells * line.cell_resistance_mohm / 1000 * (0.9 + 0.3 * draw(5)),
@@ -218,8 +256,10 @@ def make_fleet(vehicles: int, seed: int, model: str | None = None) -> Fleet:
             west, south, east, north, ambient + 4 * (draw(8) - 0.5), int(draw(9) * line.cells) if weak else -1,
             30 + 45 * draw(10) if weak else 0.0, 1500 + 3500 * draw(11), 3.2 + 2.0 * draw(12),
             age_days * USAGES[line.usage, U_KM_PER_DAY] * 1000 * (0.8 + 0.4 * draw(13)), 0.30 + 0.65 * draw(14),
+            plants.thermal.get(i, 0), plants.sleep_s,
         )  # fmt: skip
-        cells = np.array([normal(seed, _DRAWS + i, 1, 2 * c) for c in range(line.cells)]) * params[i, P_SPREAD_MV]
+        cells = np.array([normal(seed, _DRAWS + i, 1, 2 * c) for c in range(line.cells)])
+        cells = cells.clip(-SORTED_SD, SORTED_SD) * params[i, P_SPREAD_MV]
         offsets[i, : line.cells] = cells - cells.mean()
     vins = tuple(make_vin(seed, i, int(which[i])) for i in range(vehicles))
     vin = np.frombuffer("".join(vins).encode("ascii"), np.uint8).reshape(vehicles, 17).copy()
