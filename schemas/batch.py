@@ -217,6 +217,22 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """What the plain COPY of a batch changes, for the statistics: one line per vehicle, in no order.
+
+    vehicle_id (v,) i64 · from_s, to_s (v,) i64 earliest and latest collection second of its fast rows · urgent (v,)
+    u8: a row that may raise an alarm is among them · late_urgent (u,) i64: vehicles with such a row among the late
+    ones, whose seconds the sink learns when it merges them.
+    """
+
+    vehicle_id: I64
+    from_s: I64
+    to_s: I64
+    urgent: U8
+    late_urgent: I64
+
+
+@dataclass(frozen=True, slots=True)
 class RowBatch:
     """What one transaction writes.  ``positions`` maps partition → (previous, new) journal offset.
 
@@ -237,6 +253,7 @@ class RowBatch:
     counts: Mapping[int, Mapping[str, int]]  # partition → frames, rejected, sessions... (see store ledger)
     link_events: Sequence[LinkEvent] = ()  # counted under ``other``
     keys: Sequence[ExchangedKey] = ()  # from frames counted under ``other``
+    changes: Changes | None = None  # of ``telemetry``; None: nothing of it is news to the statistics
 
 
 @dataclass(frozen=True, slots=True)

@@ -318,9 +318,9 @@ def warm_steps(group: str) -> list[tuple[str, Callable[[], None]]]:
         modules = [decode]
     elif group == "rows":
         from schemas.samples import split
-        from services.pipeline import rows, validate, vehicles
+        from services.pipeline import changes, rows, validate, vehicles
 
-        modules = [validate, vehicles, rows, split]
+        modules = [validate, vehicles, rows, split, changes]
     elif group == "custom":
         from schemas.custom import extract
 

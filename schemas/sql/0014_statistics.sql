@@ -9,10 +9,12 @@ CREATE TABLE statistics_changes (
     share      smallint NOT NULL,   -- vehicle_id % 8: who works on it
     changed_at timestamptz NOT NULL DEFAULT now(),
     urgent     boolean NOT NULL,    -- an alarm, or a value near a limit: visited at once
-    vehicles   bytea NOT NULL,      -- vehicle ids, i64 little-endian each
-    from_s     bytea NOT NULL       -- earliest collection second that changed, i64 each, in the same order
+    vehicles   bytea NOT NULL,      -- vehicle ids, i64 little-endian each; one may come several times
+    from_s     bytea NOT NULL,      -- earliest collection second that changed, i64 each, in the same order
+    to_s       bytea NOT NULL       -- and the latest; what lies between counts as changed, too
 );
 CREATE INDEX statistics_changes_share ON statistics_changes (share, change_id);
+CREATE INDEX statistics_changes_urgent ON statistics_changes (share) WHERE urgent;
 
 -- Where each vehicle's fold stands: everything up to and with through_at is in state.
 CREATE TABLE statistics_checkpoints (
@@ -207,6 +209,7 @@ CREATE TABLE trips (
 );
 CREATE INDEX trips_vehicle ON trips (vehicle_id, start_at);
 CREATE INDEX trips_day ON trips (day);
+CREATE INDEX trips_settled ON trips (vehicle_id, (coalesce(settled_on, 'infinity'::date)));  -- what a swap of days replaces
 
 CREATE TABLE charges (
     charge_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -237,6 +240,7 @@ CREATE TABLE charges (
 );
 CREATE INDEX charges_vehicle ON charges (vehicle_id, start_at);
 CREATE INDEX charges_day ON charges (day);
+CREATE INDEX charges_settled ON charges (vehicle_id, (coalesce(settled_on, 'infinity'::date)));  -- what a swap of days replaces
 
 CREATE TABLE alarm_episodes (
     episode_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -264,6 +268,7 @@ CREATE TABLE alarm_episodes (
 );
 CREATE INDEX alarm_episodes_vehicle ON alarm_episodes (vehicle_id, start_at);
 CREATE INDEX alarm_episodes_day ON alarm_episodes (day);
+CREATE INDEX alarm_episodes_settled ON alarm_episodes (vehicle_id, (coalesce(settled_on, 'infinity'::date)));  -- what a swap of days replaces
 
 CREATE TABLE cell_outliers (
     vehicle_id bigint NOT NULL,
@@ -278,6 +283,7 @@ CREATE TABLE cell_outliers (
     PRIMARY KEY (vehicle_id, day, cell)
 );
 CREATE INDEX cell_outliers_day ON cell_outliers (day);
+CREATE INDEX cell_outliers_settled ON cell_outliers (vehicle_id, (coalesce(settled_on, 'infinity'::date)));  -- what a swap of days replaces
 
 CREATE TABLE dc_resistance (
     vehicle_id bigint NOT NULL,
@@ -292,6 +298,7 @@ CREATE TABLE dc_resistance (
     PRIMARY KEY (vehicle_id, day, temp_class_c)
 );
 CREATE INDEX dc_resistance_day ON dc_resistance (day);
+CREATE INDEX dc_resistance_settled ON dc_resistance (vehicle_id, (coalesce(settled_on, 'infinity'::date)));  -- what a swap of days replaces
 
 CREATE TABLE cell_rests (
     vehicle_id bigint NOT NULL,
@@ -305,6 +312,7 @@ CREATE TABLE cell_rests (
     PRIMARY KEY (vehicle_id, day, start_at)
 );
 CREATE INDEX cell_rests_day ON cell_rests (day);
+CREATE INDEX cell_rests_settled ON cell_rests (vehicle_id, (coalesce(settled_on, 'infinity'::date)));  -- what a swap of days replaces
 
 -- Capacity by month: the median of the charges that allow one (4.5), at least three of them.
 CREATE TABLE battery_capacity (
@@ -318,6 +326,14 @@ CREATE TABLE battery_capacity (
     PRIMARY KEY (vehicle_id, month)
 );
 CREATE INDEX battery_capacity_month ON battery_capacity (month);
+
+-- Records of parked charging of a vehicle's days, and of these those with a raw current above +1 A (3.2): the sums
+-- over vehicle_day.charging_sign, from which the sign of the current is told.
+CREATE TABLE statistics_signs (
+    vehicle_id bigint PRIMARY KEY,
+    charging   bigint NOT NULL,
+    above      bigint NOT NULL
+) WITH (fillfactor = 50);
 
 -- Reports that were stored already, by vehicle and local day of collection: a fact about the sending, not about the
 -- vehicle, so it is kept apart from the statistics.

@@ -29,6 +29,7 @@ from schemas.link_events import LinkEvent
 from schemas.reasons import CODE
 from schemas.samples.decode import JSON_CODECS, Decoder, letter_frame, point_at_time, split_payloads
 from schemas.seams import StoredRecord
+from services.pipeline.changes import changes_of
 from services.pipeline.rows import TELEMETRY, VEHICLE_STATE, StreamBuffer
 from services.pipeline.secrets import Opened, open_frames, verify_signatures
 from services.pipeline.sessions import PLATFORM_COMMANDS, VEHICLE_COMMANDS, link_events, moment, session_of
@@ -300,6 +301,7 @@ def build(
             counts=counts,
             link_events=decoded.events,
             keys=decoded.keys,
+            changes=changes_of(batch, sorted_out, table),
         ),
         frames=frames.n + len(decoded.damaged),
         reports=len(report_lines),

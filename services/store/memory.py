@@ -6,6 +6,7 @@ wrong fails here too.  It must never be used to keep anything.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from schemas.keys import order_key, partition_of_vin
 from schemas.link_events import LinkEvent
 from schemas.seams import KnownVehicles
 from services.errors import PositionsMoved, StoreUnavailable
+from services.store.changes import logouts_of
 from services.store.columns import KEY, LEDGER, VEHICLE_STATE
 from services.store.copyformat import decode_copy
 
@@ -28,7 +30,8 @@ Key = tuple[Any, ...]
 class MemorySink:
     """Tables as dictionaries: ``telemetry`` by (vehicle_id, time, kind, part), ``states`` by vehicle_id,
     ``vehicles`` VIN → id, ``logins`` and ``dead_letters`` by (partition, offset, position), ``link_events`` by
-    (origin, number), ``keys`` that vehicles exchanged, ``ledger`` by partition, ``commits`` in order.
+    (origin, number), ``keys`` that vehicles exchanged, ``ledger`` by partition, ``commits`` in order, ``changes``
+    told to the statistics: (vehicle_id, earliest, latest second, urgent).
     ``away = True`` makes every call raise ``StoreUnavailable``.
     """
 
@@ -44,6 +47,7 @@ class MemorySink:
         self.keys: list[keyring.Key] = []
         self.ledger: dict[int, Counter[str]] = {}
         self.commits: list[Committed] = []
+        self.changes: list[tuple[int, int, int, bool]] = []
         self._positions: dict[int, int] = {}
 
     async def open(self) -> None:
@@ -82,10 +86,29 @@ class MemorySink:
                     f"the ledger of partition {partition} has no column {sorted(unknown)}; it has {LEDGER}"
                 )
         fast, late, states = _rows(batch.telemetry), _rows(batch.late), _rows(batch.states)
+        changes = batch.changes
         if any(_key(row) in self.telemetry for row in fast) or len({_key(row) for row in fast}) < len(fast):
             fast, late = [], fast + late  # as the server's unique index has it; see PostgresSink.commit
+        elif changes is not None:
+            self.changes += zip(
+                changes.vehicle_id.tolist(), changes.from_s.tolist(), changes.to_s.tolist(),
+                (changes.urgent != 0).tolist(), strict=True,
+            )  # fmt: skip
+        hurried = set(changes.late_urgent.tolist()) if changes is not None else set()
+        if changes is not None and not fast:
+            hurried |= set(changes.vehicle_id[changes.urgent != 0].tolist())
         self.telemetry.update((_key(row), row) for row in fast)
+        before = {_key(row): self.telemetry.get(_key(row)) for row in late}
         duplicates, conflicts = self._merge(late)
+        written = sorted(
+            (row["vehicle_id"], int(row["time"].timestamp()))
+            for key in before
+            if (row := self.telemetry[key]) is not before[key]
+        )
+        for (vehicle_id, _), of_day in itertools.groupby(written, lambda one: (one[0], one[1] // 86_400)):
+            seconds = [second for _, second in of_day]
+            self.changes.append((vehicle_id, seconds[0], seconds[-1], vehicle_id in hurried))
+        self.changes += [(*entry, entry[0] in hurried) for entry in logouts_of(batch.logins)]
         self._apply_states(states, duplicates + conflicts)
         for vehicle_id in conflicts:  # the winner may be what the vehicle's state was not taken from
             state = self.states.get(vehicle_id)

@@ -31,6 +31,7 @@ from services.database import AWAY, KEEPALIVE, session_options
 from services.errors import PositionsMoved, StoreUnavailable
 from services.settings import Settings
 from services.store import statements
+from services.store.changes import Entry, logouts_of, write_changes
 from services.store.columns import COPIED, LEDGER
 from services.store.keys import store_exchanged
 from services.store.sealing import Sealer
@@ -54,6 +55,7 @@ class PostgresSink:
         self._connect_timeout_s = max(1, round(settings.database.connect_timeout_s))
         self._days_ahead = settings.database.partitions_ahead_days
         self._partitions = settings.journal.partitions
+        self._time_zone = settings.time_zone
         self._sealer = Sealer.of(settings.encryption)
         self._connection: Connection | None = None
         self._days: set[int] = set()  # partitions known to be there
@@ -185,7 +187,7 @@ class PostgresSink:
             elif batch.telemetry is not None:
                 _copy(connection, batch.telemetry)
             clock.lap("copy")
-            not_new = self._merge(connection, [stream for stream in late if stream is not None and stream.rows])
+            not_new, merged = self._merge(connection, [stream for stream in late if stream is not None and stream.rows])
             clock.lap("late")
             _apply_states(connection, batch.states, not_new)
             clock.lap("states")
@@ -196,6 +198,7 @@ class PostgresSink:
             if batch.keys:
                 store_exchanged(connection, batch.keys, self._sealer)
             _write_ledger(connection, batch.counts, not_new)
+            _write_changes(connection, batch, merged, merge_all=merge_all)
             clock.lap("events")
         clock.lap("commit")
         given = sum(stream.rows for stream in (batch.telemetry, batch.late) if stream is not None)
@@ -203,16 +206,26 @@ class PostgresSink:
         conflicts = sum(row.conflicts for row in not_new)
         return Committed(given - duplicates - conflicts, duplicates, conflicts, clock.seconds)
 
-    def _merge(self, connection: Connection, late: list[CopyStream]) -> list[_NotNew]:
-        """Late rows into telemetry; per vehicle, how many of them were not new."""
+    def _merge(self, connection: Connection, late: list[CopyStream]) -> tuple[list[_NotNew], list[Entry]]:
+        """Late rows into telemetry; per vehicle, how many of them were not new, and where those lie that were."""
         if not late:
-            return []
+            return [], []
         for stream in late:
             _copy(connection, stream, "late_telemetry")
-        found = connection.execute(statements.COUNT_LATE, [self._partitions]).fetchall()
+        found = connection.execute(statements.COUNT_LATE, [self._partitions, self._time_zone]).fetchall()
         columns = [name for name in COPIED["telemetry"] if any(name in stream.columns for stream in late)]
-        connection.execute(statements.merge_late(columns))
-        return [_NotNew(*row) for row in found]
+        written = connection.execute(statements.merge_late(columns)).fetchall()
+        if not found:
+            return [], written
+        connection.execute(
+            statements.ADD_RESENDS, _columns((vehicle_id, day, *counts) for vehicle_id, _, day, *counts in found)
+        )
+        sums: dict[tuple[int, int], _NotNew] = {}
+        for vehicle_id, partition, _, duplicates, conflicts in found:
+            row = sums.setdefault((vehicle_id, partition), _NotNew(vehicle_id, partition, 0, 0))
+            row.duplicates += duplicates
+            row.conflicts += conflicts
+        return list(sums.values()), written
 
 
 class _NotNew:
@@ -320,6 +333,15 @@ def login_columns(logins: Iterable[Login]) -> list[list[Any]]:
         )
         for row in logins
     )  # fmt: skip
+
+
+def _write_changes(connection: Connection, batch: RowBatch, merged: list[Entry], *, merge_all: bool) -> None:
+    """Tell the statistics what this transaction has changed."""
+    changes = batch.changes
+    urgent = changes.late_urgent if changes is not None else None
+    if changes is not None and merge_all:  # the merge has said of these rows, too, which of them are news
+        urgent = np.concatenate([changes.late_urgent, changes.vehicle_id[changes.urgent != 0]])
+    write_changes(connection, None if merge_all else changes, [*merged, *logouts_of(batch.logins)], urgent)
 
 
 def _write_ledger(connection: Connection, counts: Mapping[int, Mapping[str, int]], not_new: list[_NotNew]) -> None:

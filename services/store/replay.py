@@ -32,6 +32,7 @@ from services.database import AWAY, KEEPALIVE, session_options
 from services.errors import StoreUnavailable, UsageError
 from services.settings import Settings
 from services.store import replay_statements, statements
+from services.store.changes import LOGOUT, LOGOUT_AFTER_S, Entry, write_changes
 from services.store.columns import LEDGER
 from services.store.postgres import known_vehicles, login_columns
 
@@ -313,7 +314,19 @@ class ReplayStore:
             lines = sorted(moves.ledger.items())
             columns = [[key for key, _ in lines], *([line[name] for _, line in lines] for name in LEDGER)]
             connection.execute(statements.ADD_TO_LEDGER, columns)
+        changed = connection.execute(replay_statements.STATISTICS, given).fetchall()
+        write_changes(connection, None, [*changed, *self._logouts()])
         return done
+
+    def _logouts(self) -> list[Entry]:
+        """Logouts among the letters of the day that were read, with the ids that their vehicles have now."""
+        rows = self._connection.execute(
+            'SELECT l.vehicle_id, l.time FROM replay_marked m JOIN logins l USING (partition, "offset", position)'
+            " WHERE l.command = %s AND l.vehicle_id IS NOT NULL",
+            [LOGOUT],
+        ).fetchall()
+        seconds = [(vehicle_id, int(time.timestamp()) + LOGOUT_AFTER_S) for vehicle_id, time in rows]
+        return [(vehicle_id, second, second) for vehicle_id, second in seconds]
 
     def _read_letters(self, given: Mapping[str, Any], done: DayApplied, moves: _Moves) -> None:
         """Mark the letters that are read now, and write those that are logins."""

@@ -200,6 +200,16 @@ INSERT: Final = sql.SQL(
         sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in TELEMETRY if name not in KEY
     ),
 )
+# What an apply of the day may have changed, for the statistics: rather too much than too little, they look themselves.
+STATISTICS: Final = """
+    SELECT vehicle_id, extract(epoch FROM min(time))::bigint, extract(epoch FROM max(time))::bigint FROM (
+        SELECT vehicle_id, time FROM replay_changed WHERE day = %(day)s
+        UNION ALL SELECT vehicle_id, time FROM replay_pending
+        UNION ALL SELECT vehicle_id, time FROM replay_absent WHERE day = %(day)s AND (NOT moved OR %(delete)s)
+        UNION ALL SELECT vehicle_id, old_time FROM replay_absent WHERE day = %(day)s AND moved AND %(delete)s
+        UNION ALL SELECT vehicle_id, time FROM replay_gone WHERE day = %(day)s AND %(delete)s
+    ) r GROUP BY vehicle_id, (time AT TIME ZONE 'UTC')::date
+"""
 _STATE: Final = tuple(name for name in VEHICLE_STATE if name not in ("vehicle_id", "reports"))
 _STATE_NAMES: Final = sql.SQL(", ").join(map(sql.Identifier, _STATE))
 # Behind the fence: the newest row there is, and how many rows more or fewer.

@@ -76,13 +76,14 @@ KNOWN_ROW: Final = np.dtype(
     ]
 )  # fmt: skip
 
+# By vehicle and local day of collection.
 # Of every key among the late rows: n rows with d different digests. Against what is stored, or else the first
 # of them, every further digest is a conflict and every further row of a known digest a duplicate.
 # LATERAL with LIMIT: one index look-up per key; day partitions are chosen while it runs.
 COUNT_LATE: Final = """
-    SELECT c.vehicle_id, journal_partition(v.vin, %s::integer), c.duplicates, c.conflicts
+    SELECT c.vehicle_id, journal_partition(v.vin, %s::integer), c.day, c.duplicates, c.conflicts
     FROM (
-        SELECT k.vehicle_id,
+        SELECT k.vehicle_id, (k.time AT TIME ZONE %s::text)::date AS day,
                sum(k.n - k.d + same.n)::bigint AS duplicates,
                sum(k.d - CASE WHEN t.digest IS NULL THEN 1 ELSE same.n END)::bigint AS conflicts
         FROM (
@@ -95,7 +96,7 @@ COUNT_LATE: Final = """
             WHERE s.vehicle_id = k.vehicle_id AND s.time = k.time AND s.kind = k.kind AND s.part = k.part LIMIT 1
         ) t ON true
         CROSS JOIN LATERAL (SELECT coalesce((t.digest = ANY (k.digests))::integer, 0)) AS same (n)
-        GROUP BY k.vehicle_id
+        GROUP BY 1, 2
     ) c
     JOIN vehicles v USING (vehicle_id)
     WHERE c.duplicates > 0 OR c.conflicts > 0
@@ -108,11 +109,16 @@ _REPLACE: Final = sql.SQL(", ").join(
 
 
 def merge_late(columns: Sequence[str]) -> sql.Composed:
-    """Late rows into telemetry.  Of one key the smallest digest stays, in whatever order they come."""
+    """Late rows into telemetry.  Of one key the smallest digest stays, in whatever order they come.
+
+    Answers what was really inserted or replaced: vehicle, earliest and latest second, a line per UTC day.
+    """
     return sql.SQL(
-        "INSERT INTO telemetry ({columns})"
+        "WITH written AS (INSERT INTO telemetry ({columns})"
         " SELECT DISTINCT ON ({key}) {columns} FROM late_telemetry ORDER BY {key}, digest"
         " ON CONFLICT ({key}) DO UPDATE SET {replace} WHERE excluded.digest < telemetry.digest"
+        " RETURNING vehicle_id, extract(epoch FROM time)::bigint AS second)"
+        " SELECT vehicle_id, min(second), max(second) FROM written GROUP BY vehicle_id, second / 86400"
     ).format(columns=_names(columns), key=_KEY, replace=_REPLACE)
 
 
@@ -148,6 +154,19 @@ REFRESH_STATES: Final = sql.SQL(
     "      AND t.part = c.part LIMIT 1) t"
     ") w WHERE s.vehicle_id = w.vehicle_id"
 ).format(taken=sql.SQL(", ").join(sql.SQL("{0} = w.{0}").format(sql.Identifier(name)) for name in _STATE_TAKEN))
+
+# One record per share and urgency; see services.store.changes.
+INSERT_CHANGES: Final = """
+    INSERT INTO statistics_changes (share, urgent, vehicles, from_s, to_s)
+    SELECT * FROM unnest(%b::smallint[], %b::boolean[], %b::bytea[], %b::bytea[], %b::bytea[])
+"""
+ADD_RESENDS: Final = """
+    INSERT INTO vehicle_resends AS r (vehicle_id, day, duplicates, conflicts)
+    SELECT * FROM unnest(%s::bigint[], %s::date[], %s::bigint[], %s::bigint[]) AS n (vehicle_id, day, d, c)
+    ORDER BY vehicle_id, day
+    ON CONFLICT (vehicle_id, day) DO UPDATE
+    SET duplicates = r.duplicates + excluded.duplicates, conflicts = r.conflicts + excluded.conflicts
+"""
 
 INSERT_LOGINS: Final = """
     INSERT INTO logins (partition, "offset", position, received_at, time, command, edition, door, vin, vehicle_id,
