@@ -26,8 +26,23 @@ from schemas.seams import LetterDesk, Queries
 from services.errors import SettingsError
 from services.own_signals import signals_of
 from services.settings import Settings
+from services.web import (
+    battery,
+    completeness,
+    data_quality,
+    days,
+    dead_letters,
+    diagnosis,
+    models,
+    problems,
+    sessions,
+    system,
+    telemetry,
+    timeline,
+    tracks,
+    vehicles,
+)
 from services.web import commands as commands_router
-from services.web import data_quality, dead_letters, diagnosis, models, problems, system, telemetry, vehicles
 from services.web.own import OwnSignals
 from services.web.parameters import Context
 
@@ -45,6 +60,9 @@ Telemetry of connected New Energy Vehicles: who reports, what they said, and whi
 _TAGS: Final = [
     {"name": "vehicles", "description": "Who is known, and the newest report of each."},
     {"name": "telemetry", "description": "Rows of a vehicle, raw or in buckets, as JSON, CSV, Excel or Parquet."},
+    {"name": "sessions", "description": "Trips and charges of a vehicle, the way of a trip, the course of a charge."},
+    {"name": "days", "description": "What is kept of a vehicle per local day and hour, and how complete it is."},
+    {"name": "battery", "description": "Capacity, health, cells, resistance and insulation of a vehicle."},
     {"name": "dead letters", "description": "Refused frames: nothing is dropped silently."},
     {"name": "data quality", "description": "Signals that are not what they should be, and the checks."},
     {"name": "commands", "description": "What is asked of a terminal, and what it answers."},
@@ -128,7 +146,10 @@ def create_app(
         responses=_RESPONSES,
     )
     app.state.context = Context(settings, queries, zone, now, letters, own, commands)
-    for module in (vehicles, diagnosis, commands_router, telemetry, data_quality, dead_letters, system):
+    for module in (
+        vehicles, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness, timeline, battery,
+        data_quality, dead_letters, system,
+    ):  # fmt: skip
         app.include_router(module.router)
 
     @app.get("/", include_in_schema=False)
