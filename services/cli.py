@@ -24,7 +24,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services import cli_command, cli_dead_letters, cli_doctor, cli_flaws, cli_keys, cli_replay, cli_schema, cli_signals
+from services import (
+    cli_command,
+    cli_dead_letters,
+    cli_doctor,
+    cli_flaws,
+    cli_keys,
+    cli_registry,
+    cli_replay,
+    cli_schema,
+    cli_signals,
+)
 from services.errors import NevstreamError, Unavailable, UsageError
 from services.settings import Settings, sample
 from services.terminal import ApiOption, ConfigOption, JsonOption, database, err, out
@@ -41,6 +51,8 @@ app = typer.Typer(
 )
 vehicles_app = typer.Typer(help="The vehicle registry.", no_args_is_help=True)
 app.add_typer(vehicles_app, name="vehicles")
+cli_registry.register(vehicles_app)
+app.add_typer(cli_registry.models_app, name="models")
 app.add_typer(cli_dead_letters.app, name="dead-letters")
 app.add_typer(cli_command.app, name="command")
 app.add_typer(cli_signals.app, name="signals")

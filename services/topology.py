@@ -505,6 +505,7 @@ async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
     from services.store.commands import PostgresCommands
     from services.store.letters import Letters
     from services.store.queries import Queries
+    from services.store.registry import PostgresRegistry
     from services.web.server import BACKLOG, serve
 
     sock = share_port(settings.web.host, settings.web.port)
@@ -521,6 +522,7 @@ async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
             started=lambda address: report("ready", address=address),
             letters=Letters(dsn, journal, settings),
             commands=PostgresCommands(dsn),
+            registry=PostgresRegistry(dsn),
         )
     finally:
         await journal.close()

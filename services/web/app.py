@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.downlink import CommandDesk
+from schemas.registry.desk import RegistryDesk
 from schemas.seams import LetterDesk, Queries
 from services.errors import SettingsError
 from services.own_signals import signals_of
@@ -43,6 +44,7 @@ from services.web import (
     vehicles,
 )
 from services.web import commands as commands_router
+from services.web import registry as registry_router
 from services.web.own import OwnSignals
 from services.web.parameters import Context
 
@@ -63,6 +65,7 @@ _TAGS: Final = [
     {"name": "sessions", "description": "Trips and charges of a vehicle, the way of a trip, the course of a charge."},
     {"name": "days", "description": "What is kept of a vehicle per local day and hour, and how complete it is."},
     {"name": "battery", "description": "Capacity, health, cells, resistance and insulation of a vehicle."},
+    {"name": "registry", "description": "What operators know of vehicles and models."},
     {"name": "dead letters", "description": "Refused frames: nothing is dropped silently."},
     {"name": "data quality", "description": "Signals that are not what they should be, and the checks."},
     {"name": "commands", "description": "What is asked of a terminal, and what it answers."},
@@ -107,10 +110,11 @@ def create_app(
     now: Callable[[], datetime] = _now,
     letters: LetterDesk | None = None,
     commands: CommandDesk | None = None,
+    registry: RegistryDesk | None = None,
 ) -> FastAPI:
-    """The ASGI application.  It closes ``queries``, ``letters`` and ``commands`` when it ends.
+    """The ASGI application.  It closes ``queries``, ``letters``, ``commands`` and ``registry`` when it ends.
 
-    Without ``letters`` and ``commands`` it only reads.
+    Without ``letters``, ``commands`` and ``registry`` it only reads.
 
     Raises ``SettingsError`` when ``time_zone`` is not one that this machine knows.
     """
@@ -132,6 +136,8 @@ def create_app(
             await letters.close()
         if commands is not None:
             await commands.close()
+        if registry is not None:
+            await registry.close()
 
     app = FastAPI(
         title="nevstream",
@@ -145,10 +151,10 @@ def create_app(
         lifespan=lifespan,
         responses=_RESPONSES,
     )
-    app.state.context = Context(settings, queries, zone, now, letters, own, commands)
+    app.state.context = Context(settings, queries, zone, now, letters, own, commands, registry)
     for module in (
         vehicles, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness, timeline, battery,
-        data_quality, dead_letters, system,
+        registry_router, data_quality, dead_letters, system,
     ):  # fmt: skip
         app.include_router(module.router)
 

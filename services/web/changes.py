@@ -2,8 +2,8 @@
 
 Three things must hold: ``web.allow_changes``, an API that listens on a loopback address only, and a request that
 comes from one.  Beyond that a request must not be one that a page of another site made the browser of somebody
-on this machine send: its Host and Origin are this machine, and its body is JSON, which needs a preflight that is
-never answered.
+on this machine send: its Host and Origin are this machine, and its body is JSON or CSV (or its method DELETE), which
+needs a preflight that is never answered.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from fastapi import Request
 from services.web.parameters import context
 from services.web.problems import ProblemError
 
-_HOW: Final = "Use the command line on the machine itself: `nevstream dead-letters requeue`, `nevstream command`."
+_HOW: Final = (
+    "Use the command line on the machine itself: `nevstream dead-letters requeue`, `nevstream command`, "
+    "`nevstream vehicles`, `nevstream models`."
+)
 
 
 def loopback(host: str | None) -> bool:
@@ -34,8 +37,11 @@ def loopback(host: str | None) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-def changes_allowed(request: Request) -> None:
-    """Refuse a request that changes something unless it comes from this machine.  Raises ``ProblemError``."""
+def change_from_here(request: Request) -> None:
+    """Refuse a request that changes something unless it comes from this machine.  Raises ``ProblemError``.
+
+    Enough by itself for a method that pages of other sites cannot use without asking, such as DELETE.
+    """
     web = context(request).settings.web
     if not web.allow_changes:
         raise _refused("changes-off", "web.allow_changes is false.", f"Set web.allow_changes = true, or: {_HOW}")
@@ -52,11 +58,30 @@ def changes_allowed(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and not loopback(urlsplit(origin).hostname):
         raise _refused("changes-local", "The request was made by a page of another site.", _HOW)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+
+
+def changes_allowed(request: Request) -> None:
+    """:func:`change_from_here`, with a body of JSON.  Raises ``ProblemError``."""
+    change_from_here(request)
+    if _media_type(request) != "application/json":
         raise ProblemError(
             415, "not-json", "The body is not JSON", "A request that changes something has a body of JSON.",
             "Send Content-Type: application/json, and {} when there is nothing to say.",
         )  # fmt: skip
+
+
+def sheet_allowed(request: Request) -> None:
+    """:func:`change_from_here`, with a body of CSV.  Raises ``ProblemError``."""
+    change_from_here(request)
+    if _media_type(request) != "text/csv":
+        raise ProblemError(
+            415, "not-csv", "The body is not CSV", "A sheet is sent as it is, not as a form.",
+            "Send Content-Type: text/csv; with curl: -H 'Content-Type: text/csv' --data-binary @FILE.csv.",
+        )  # fmt: skip
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _refused(kind: str, detail: str, how: str) -> ProblemError:

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from fastapi import Depends, Path, Query, Request
 
 from schemas.downlink import CommandDesk
+from schemas.registry.desk import RegistryDesk
 from schemas.seams import LetterDesk, Queries
 from schemas.signals import INDEX, SIGNALS
 from services.settings import Settings
@@ -36,6 +37,7 @@ class Context:
     letters: LetterDesk | None = None
     own: OwnSignals | None = None
     commands: CommandDesk | None = None
+    registry: RegistryDesk | None = None
 
     def local(self, time: datetime | None) -> datetime | None:
         """``time`` in the fleet's zone, as answers have it."""

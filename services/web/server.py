@@ -15,6 +15,7 @@ from typing import Final
 import uvicorn
 
 from schemas.downlink import CommandDesk
+from schemas.registry.desk import RegistryDesk
 from schemas.seams import LetterDesk, Queries
 from services.errors import PortInUse, UsageError
 from services.settings import Settings
@@ -85,17 +86,18 @@ async def serve(
     started: Callable[[tuple[str, int]], None] | None = None,
     letters: LetterDesk | None = None,
     commands: CommandDesk | None = None,
+    registry: RegistryDesk | None = None,
 ) -> None:
     """Answer requests until ``stop`` is set, then finish those under way (``GRACE_S`` at most).
 
     Listens on ``sock``, or on ``host`` and ``port`` (default: those of ``settings.web``).  ``started``
-    is called with the address once requests are answered.  Closes the three seams at the end.  Raises
+    is called with the address once requests are answered.  Closes the seams at the end.  Raises
     ``PortInUse`` before anything is started.
     """
     listening = sock or bind(settings.web.host if host is None else host, settings.web.port if port is None else port)
     address = listening.getsockname()[:2]
     config = uvicorn.Config(
-        create_app(settings, queries, letters=letters, commands=commands),
+        create_app(settings, queries, letters=letters, commands=commands, registry=registry),
         http="httptools",
         ws="none",
         lifespan="on",

@@ -224,9 +224,10 @@ async def test_dropping_a_model_keeps_its_vehicles(registry: PostgresRegistry) -
 async def test_statistics_hear_of_changed_facts(registry: PostgresRegistry, db: Db) -> None:
     await registry.load(parsed(SHEET))
     db.execute("CREATE TABLE touched (vehicle_id bigint)")
+    db.execute("DROP FUNCTION IF EXISTS statistics_touch_days(bigint[])")
     db.execute(
-        "CREATE OR REPLACE FUNCTION statistics_touch_days(ids bigint[]) RETURNS void LANGUAGE sql AS"
-        " 'INSERT INTO touched SELECT unnest(ids)'"
+        "CREATE FUNCTION statistics_touch_days(vehicle_ids bigint[]) RETURNS void LANGUAGE sql AS"
+        " 'INSERT INTO touched SELECT unnest(vehicle_ids)'"
     )
     ids = dict(db.execute("SELECT vin, vehicle_id FROM vehicles").fetchall())
 
