@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.statistics.records import Records
-from services.statistics import quality
+from services.statistics import drive, quality
 from tests.statistics.make_records import Run, cut, same, same_findings
 from tests.statistics.strategies import fleets
 
-FOLDS = {"quality": (quality,)}
-KERNELS = {"quality": "fold_quality"}
+FOLDS = {"quality": (quality,), "drive": (quality, drive)}
+KERNELS = {"quality": "fold_quality", "drive": "fold_drive"}
 
 
 def folded(records: Records, modules: tuple[ModuleType, ...], twin: bool = False, cuts: tuple[int, ...] = ()) -> Run:

@@ -1,0 +1,701 @@
+# ruff: noqa: F405 - names of drive_state
+"""Motion, energy, trips and charges: one pass in time order (4.1 to 4.5).
+
+Records arrive, get their mode, and are settled one behind the other: a record whose mode differs from the one before
+waits (in the state) for the next record, or for the end of its hour, in case it is the odd one that takes its
+neighbours' mode. Everything that depends on modes happens when a record is settled, the rest as it arrives; both
+lie in the same hour. It never looks beyond the end of an hour, and keeps no sums over a lifetime.
+
+Conventions of this project [P], where the rules leave room:
+
+* ``mode`` of a record that tells neither speed nor state is that of the record before, for up to 300 s.
+  The odometer "rises" where it does so within the gap limit.
+* Covered time goes to the modes of both ends, half each. Energy goes to an interval's mode: charging or parked when
+  both ends are, driving when one is and none charges; between charging and anything else it belongs to nobody.
+  Voltage and current may lie on other records than the odometer: energy is integrated from one record that has both
+  to the next, if within the gap limit.
+* The odometer may tick once a kilometre, long after the metre that made it. Consumption is settled at each reading
+  inside an unbroken covered stretch, energy waits for it; gaps, charging and records without current break the
+  stretch, and what waits then counts for neither side. So the ticks at both ends of a stretch err without bias.
+* A fall of up to 1 km is no fall: distance waits until the odometer is past its mark. A reading that fell further, or
+  rose faster than 220 km/h, counts only when the next one agrees with it; then a new segment starts there.
+* A tick while a stop may still be part of the trip is the trip's. Rises in gaps are ``untracked_km``; a trip that
+  goes on through a gap (at most 600 s) says how much of that is its own.
+* A stop that began before a gap goes on in it, unless the odometer rose.
+* A charge reaches from its first charging record to its last; pauses between runs are inside, with their energy.
+  Records of the plateau (SOC 100 %, below 1 A) neither begin nor prolong one.
+* The middle half of a charge is read from a profile of 32 bins, which double their width as it grows.
+* Capacity takes SOC and charge at the first and the last charging record that tell the SOC.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from schemas.jit import compiled, kernel
+from schemas.statistics.measures import INDEX, TALLY_BEGIN, TALLY_WIDTH
+from schemas.statistics.records import (
+    CHARGE_STATE,
+    CHARGING,
+    CURRENT,
+    DRIVING,
+    F64,
+    FIELDS,
+    GOES_ON,
+    I32,
+    I64,
+    KIND_LOGOUT,
+    LATITUDE,
+    LOCATION_VALID,
+    LONGITUDE,
+    ODOMETER,
+    PARKED,
+    PEEK,
+    PROBE_MAX,
+    PROBE_MIN,
+    REPORTED_TEMP_MAX,
+    REPORTED_TEMP_MIN,
+    SOC,
+    SPEED,
+    U8,
+    UNKNOWN,
+    VEHICLE_STATE,
+    VOLTAGE,
+    Jobs,
+    Records,
+)
+from schemas.statistics.sessions import (
+    FINDING_WIDTH,
+    GAP,
+    OPEN,
+    STARTED_CHARGING,
+    STARTED_DRIVING,
+    STOPPED,
+    STOPPED_CHARGING,
+    SWITCHED_OFF,
+    TABLE,
+)
+from services.statistics import drive_twin
+from services.statistics.drive_state import *  # noqa: F403 - its columns are this kernel's variables
+from services.statistics.drive_state import LAYOUT, STATE, initial_state
+
+_TRIPS: Final = TABLE["trips"]
+_CHARGES: Final = TABLE["charges"]
+_SOC_S: Final = TALLY_BEGIN["soc_s"]
+(
+    _DISTANCE_KM, _UNTRACKED_KM, _FALLS, _DRIVING_S, _CHARGING_S, _PARKED_S, _MOVING_S, _SPEED_MAX, _USED_KM,
+    _USED_KWH, _OUT_KWH, _REGEN_KWH, _STANDING_KWH, _STANDING_S, _STANDING_SOC, _STANDING_SPAN_S, _CHARGE_KWH,
+    _DISCHARGE_AH, _CHARGE_AH, _REGEN_AH, _POWER_OUT_MAX, _POWER_IN_MAX, _SOC_FIRST, _SOC_LAST, _SOC_MIN, _SOC_MAX,
+    _ODOMETER_FIRST, _ODOMETER_LAST, _TRIPS_DROPPED, _CHARGES_DROPPED,
+) = (
+    INDEX[name]
+    for name in (
+        "distance_km", "untracked_km", "odometer_falls", "driving_s", "charging_s", "parked_s", "moving_s",
+        "speed_max_kmh", "consumption_km", "consumption_kwh", "out_kwh", "regen_kwh", "standing_kwh", "standing_s",
+        "standing_soc_pct", "standing_span_s", "charge_kwh", "discharge_ah", "charge_ah", "regen_ah",
+        "power_out_max_kw", "power_in_max_kw", "soc_first_pct", "soc_last_pct", "soc_min_pct", "soc_max_pct",
+        "odometer_first_km", "odometer_last_km", "trips_dropped", "charges_dropped",
+    )
+)  # fmt: skip
+_CHARGING_BIT, _DRIVING_BIT, _PARKED_BIT = 1 << CHARGING, 1 << DRIVING, 1 << PARKED
+_TIME_OF_MODE: Final = np.array([-1, _DRIVING_S, _CHARGING_S, _PARKED_S])
+
+
+# -- trips (4.2) ------------------------------------------------------------------------------------------
+
+
+@compiled
+def _end_trip(s: Any, h: Any, settled_s: float, cause: int, findings: F64, found: int, job: int) -> int:
+    """Write the trip in ``s`` if it is one, else count it as dropped (an open one is not counted); how many found."""
+    ticked_m = s[WAITING + S_M] - s[WAITING + S_UNTRACKED_M]
+    metres = s[SUMS + S_M] + ticked_m
+    if metres < TRIP_M and s[TRIP_END] - s[TRIP_START] < TRIP_S:
+        if cause != OPEN:
+            h[_TRIPS_DROPPED] += 1.0
+        return found
+    if found < len(findings):
+        f = findings[found]
+        f[:] = np.nan
+        f[0] = job
+        f[1] = _TRIPS
+        f[2] = settled_s
+        f[3] = s[TRIP_START]
+        f[4] = s[TRIP_END]
+        f[5] = cause
+        f[6] = s[SUMS + S_RECORDS]
+        f[7] = metres / 1000.0
+        f[8] = s[SUMS + S_UNTRACKED_M] / 1000.0
+        f[9] = s[SUMS + S_COVERED_S]
+        f[10] = s[SUMS + S_MOVING_S]
+        f[11] = s[SUMS + S_OUT_KWH]
+        f[12] = s[SUMS + S_REGEN_KWH]
+        f[13] = s[SUMS + S_USED_M] / 1000.0
+        f[14] = s[SUMS + S_USED_KWH]
+        f[15] = s[TRIP_SOC_START]
+        f[16] = s[TRIP_SOC_END]
+        f[17] = s[TRIP_ODOMETER_START]
+        f[18] = s[TRIP_ODOMETER_NOW] if ticked_m > 0.0 else s[TRIP_ODOMETER_END]
+        f[19] = s[TRIP_SPEED_MAX]
+        f[20] = s[TRIP_LONGITUDE_START]
+        f[21] = s[TRIP_LATITUDE_START]
+        f[22] = s[TRIP_LONGITUDE_END]
+        f[23] = s[TRIP_LATITUDE_END]
+    return found + 1
+
+
+@compiled
+def _clear_trip(s: Any) -> None:
+    for i in range(TRIP_START, TRIP_LATITUDE_NOW + 1):
+        s[i] = np.nan
+    for i in range(SUMS, PENDING_ROW):
+        s[i] = 0.0
+
+
+@compiled
+def _trip(
+    r: Any, s: Any, h: Any, mode: int, first: bool, dt: float, covered: bool, used_from: float, used_m: float,
+    used_kwh: float, findings: F64, found: int, job: int,
+) -> int:  # fmt: skip
+    now = r[R_TIME]
+    driving = mode == DRIVING
+    rise_m = r[R_RISE_M]
+    gap_rise_m = rise_m if r[R_RISE_IN_GAP] != 0.0 else 0.0
+    if s[TRIP_START] == s[TRIP_START]:
+        stopped = s[TRIP_STOP] == s[TRIP_STOP]
+        stood = rise_m == 0.0 and r[R_ODOMETER] == r[R_ODOMETER]  # since the record before, as the odometer says
+        off = r[R_OFF] != 0.0 and not driving
+        # it drove in a gap that does not split, and stands again
+        drove = not driving and mode != CHARGING and not off and not covered and dt <= SPLIT_S and rise_m > 0.0
+        long_stop = stopped and now - s[TRIP_STOP] >= STOP_S
+        cause = OPEN
+        if dt > SPLIT_S:
+            cause = STOPPED if stopped and stood else GAP
+        elif mode == CHARGING:
+            cause = STARTED_CHARGING
+        elif off:
+            cause = SWITCHED_OFF
+        elif long_stop and ((not driving and not drove) or (driving and not covered and stood)):
+            cause = STOPPED
+        if cause != OPEN:
+            if covered and not driving and gap_rise_m == 0.0 and rise_m > 0.0:
+                s[WAITING + S_M] += rise_m
+                s[TRIP_ODOMETER_NOW] = r[R_ODOMETER]
+            found = _end_trip(s, h, now, cause, findings, found, job)
+            _clear_trip(s)
+        else:
+            s[WAITING + S_RECORDS] += 1.0
+            s[WAITING + S_M] += rise_m
+            s[WAITING + S_UNTRACKED_M] += gap_rise_m
+            if covered:
+                s[WAITING + S_COVERED_S] += dt
+                s[WAITING + S_MOVING_S] += r[R_MOVING_S]
+            if r[R_ELECTRIC_S] > 0.0 and now - r[R_ELECTRIC_S] >= s[TRIP_START]:
+                if r[R_KWH] > 0.0:
+                    s[WAITING + S_OUT_KWH] += r[R_KWH]
+                else:
+                    s[WAITING + S_REGEN_KWH] -= r[R_KWH]
+            if used_from >= s[TRIP_START]:
+                s[WAITING + S_USED_M] += used_m
+                s[WAITING + S_USED_KWH] += used_kwh
+            if r[R_SOC] == r[R_SOC]:
+                s[TRIP_SOC_NOW] = r[R_SOC]
+            if r[R_ODOMETER] == r[R_ODOMETER]:
+                s[TRIP_ODOMETER_NOW] = r[R_ODOMETER]
+            if r[R_LONGITUDE] == r[R_LONGITUDE]:
+                s[TRIP_LONGITUDE_NOW] = r[R_LONGITUDE]
+                s[TRIP_LATITUDE_NOW] = r[R_LATITUDE]
+            if driving or drove:
+                for i in range(9):
+                    s[SUMS + i] += s[WAITING + i]
+                    s[WAITING + i] = 0.0
+                s[TRIP_END] = now
+                s[TRIP_STOP] = now if drove else np.nan
+                s[TRIP_SOC_END] = s[TRIP_SOC_NOW]
+                s[TRIP_ODOMETER_END] = s[TRIP_ODOMETER_NOW]
+                s[TRIP_LONGITUDE_END] = s[TRIP_LONGITUDE_NOW]
+                s[TRIP_LATITUDE_END] = s[TRIP_LATITUDE_NOW]
+                if s[TRIP_SOC_START] != s[TRIP_SOC_START]:
+                    s[TRIP_SOC_START] = s[TRIP_SOC_NOW]
+                if s[TRIP_ODOMETER_START] != s[TRIP_ODOMETER_START]:
+                    s[TRIP_ODOMETER_START] = s[TRIP_ODOMETER_NOW]
+                if s[TRIP_LONGITUDE_START] != s[TRIP_LONGITUDE_START]:
+                    s[TRIP_LONGITUDE_START] = s[TRIP_LONGITUDE_NOW]
+                    s[TRIP_LATITUDE_START] = s[TRIP_LATITUDE_NOW]
+                if not (s[TRIP_SPEED_MAX] >= r[R_SPEED]) and r[R_SPEED] == r[R_SPEED]:
+                    s[TRIP_SPEED_MAX] = r[R_SPEED]
+            elif not stopped:
+                s[TRIP_STOP] = now
+            return found
+    if driving:
+        s[TRIP_START] = s[TRIP_END] = now
+        s[TRIP_SPEED_MAX] = r[R_SPEED]
+        s[TRIP_SOC_START] = s[TRIP_SOC_END] = s[TRIP_SOC_NOW] = r[R_SOC]
+        s[TRIP_ODOMETER_START] = s[TRIP_ODOMETER_END] = s[TRIP_ODOMETER_NOW] = r[R_ODOMETER]
+        if covered and not first and gap_rise_m == 0.0 and rise_m > 0.0:  # it came rolling into this record
+            s[SUMS + S_M] = rise_m
+            s[TRIP_ODOMETER_START] = r[R_ODOMETER_BEFORE]
+        s[TRIP_LONGITUDE_START] = s[TRIP_LONGITUDE_END] = s[TRIP_LONGITUDE_NOW] = r[R_LONGITUDE]
+        s[TRIP_LATITUDE_START] = s[TRIP_LATITUDE_END] = s[TRIP_LATITUDE_NOW] = r[R_LATITUDE]
+        s[SUMS + S_RECORDS] = 1.0
+    return found
+
+
+# -- charges (4.4, 4.5) -----------------------------------------------------------------------------------
+
+
+@compiled
+def _add_to_profile(s: Any, begin_s: float, end_s: float, kwh: float) -> None:
+    """Spread the energy of one interval (seconds from the charge's start) over the bins that it touches."""
+    while end_s > BINS * s[CHARGE_BIN_S]:
+        for first in (BIN_KWH, BIN_COVERED_S):
+            for i in range(BINS // 2):
+                s[first + i] = s[first + 2 * i] + s[first + 2 * i + 1]
+            for i in range(BINS // 2, BINS):
+                s[first + i] = 0.0
+        s[CHARGE_BIN_S] *= 2.0
+    width = s[CHARGE_BIN_S]
+    at = np.int64(begin_s / width)
+    while at < BINS and at * width < end_s:
+        part = min(end_s, (at + 1) * width) - max(begin_s, at * width)
+        s[BIN_COVERED_S + at] += part
+        s[BIN_KWH + at] += kwh * part / (end_s - begin_s)
+        at += 1
+
+
+@compiled
+def _end_charge(s: Any, h: Any, settled_s: float, cause: int, findings: F64, found: int, job: int) -> int:
+    """Write the charge in ``s`` if it is one, else count it as dropped (an open one is not counted); how many found."""
+    duration = s[CHARGE_END] - s[CHARGE_START]
+    soc_rise = s[CHARGE_SOC_END] - s[CHARGE_SOC_START]
+    if duration < CHARGE_S or not (soc_rise >= CHARGE_SOC_PCT or s[CHARGE_ENERGY] >= CHARGE_KWH):
+        if cause != OPEN:
+            h[_CHARGES_DROPPED] += 1.0
+        return found
+    if found < len(findings):
+        width = s[CHARGE_BIN_S]
+        low, high = duration * 0.25, duration * 0.75
+        middle_kwh = middle_s = 0.0
+        for i in range(BINS):
+            part = (min(high, (i + 1) * width) - max(low, i * width)) / width
+            if part > 0.0:
+                middle_kwh += s[BIN_KWH + i] * part
+                middle_s += s[BIN_COVERED_S + i] * part
+        f = findings[found]
+        f[:] = np.nan
+        f[0] = job
+        f[1] = _CHARGES
+        f[2] = settled_s
+        f[3] = s[CHARGE_START]
+        f[4] = s[CHARGE_END]
+        f[5] = cause
+        f[6] = s[CHARGE_RECORDS]
+        f[7] = s[CHARGE_RUNS]
+        f[8] = s[CHARGE_COVERED_S]
+        f[9] = s[CHARGE_ENERGY]
+        f[10] = s[CHARGE_AH]
+        f[11] = s[CHARGE_SOC_START]
+        f[12] = s[CHARGE_SOC_END]
+        if s[CHARGE_COVERED_S] > 0.0:
+            f[13] = s[CHARGE_ENERGY] / (s[CHARGE_COVERED_S] / 3600.0)
+        f[14] = s[CHARGE_POWER_MAX]
+        if middle_s > 0.0:
+            f[15] = middle_kwh / (middle_s / 3600.0)
+        f[16] = middle_s / (duration * 0.5)
+        mean_temp = np.nan
+        if s[CHARGE_TEMPS] > 0.0:
+            mean_temp = s[CHARGE_TEMP_SUM] / s[CHARGE_TEMPS]
+        f[17] = mean_temp
+        f[18] = s[CHARGE_TEMP_MAX]
+        f[19] = s[CHARGE_ODOMETER]
+        f[20] = s[CHARGE_LONGITUDE]
+        f[21] = s[CHARGE_LATITUDE]
+        if (
+            soc_rise >= CAPACITY_SOC_PCT
+            and s[CHARGE_COVERED_S] / duration >= CAPACITY_COVERAGE
+            and mean_temp >= CAPACITY_TEMP_C
+        ):
+            f[22] = (s[CHARGE_SOC_END_AH] - s[CHARGE_SOC_START_AH]) / soc_rise * 100.0
+    return found + 1
+
+
+@compiled
+def _clear_charge(s: Any) -> None:
+    for i in range(CHARGE_START, PENDING):
+        s[i] = NO_CHARGE[i - CHARGE_START]
+    for i in range(BIN_KWH, STATE):
+        s[i] = 0.0
+
+
+@compiled
+def _charging_record(r: Any, s: Any) -> None:
+    """What a charging record itself says of the charge."""
+    s[CHARGE_END] = r[R_TIME]
+    s[CHARGE_RECORDS] += 1.0
+    if r[R_SOC] == r[R_SOC]:
+        if s[CHARGE_SOC_START] != s[CHARGE_SOC_START]:
+            s[CHARGE_SOC_START] = r[R_SOC]
+            s[CHARGE_SOC_START_AH] = s[CHARGE_AH]
+        s[CHARGE_SOC_END] = r[R_SOC]
+        s[CHARGE_SOC_END_AH] = s[CHARGE_AH]
+    if r[R_POWER] < 0.0 and not (s[CHARGE_POWER_MAX] >= -r[R_POWER]):
+        s[CHARGE_POWER_MAX] = -r[R_POWER]
+    if r[R_TEMP_MEAN] == r[R_TEMP_MEAN]:
+        s[CHARGE_TEMP_SUM] += r[R_TEMP_MEAN]
+        s[CHARGE_TEMPS] += 1.0
+    if r[R_TEMP_MAX] == r[R_TEMP_MAX] and not (s[CHARGE_TEMP_MAX] >= r[R_TEMP_MAX]):
+        s[CHARGE_TEMP_MAX] = r[R_TEMP_MAX]
+    if s[CHARGE_ODOMETER] != s[CHARGE_ODOMETER]:
+        s[CHARGE_ODOMETER] = r[R_ODOMETER]
+    if s[CHARGE_LONGITUDE] != s[CHARGE_LONGITUDE]:
+        s[CHARGE_LONGITUDE] = r[R_LONGITUDE]
+        s[CHARGE_LATITUDE] = r[R_LATITUDE]
+
+
+@compiled
+def _charge(r: Any, s: Any, h: Any, mode: int, covered: bool, findings: F64, found: int, job: int) -> int:
+    now = r[R_TIME]
+    full = r[R_SOC] >= PLATEAU_SOC_PCT and abs(r[R_CURRENT]) < PLATEAU_A
+    active = mode == CHARGING and not full
+    if s[CHARGE_START] == s[CHARGE_START]:
+        s[CHARGE_MOVED_M] += r[R_RISE_M]
+        if mode == DRIVING:
+            s[CHARGE_DROVE] = 1.0
+        moved = s[CHARGE_MOVED_M] >= MOVED_M
+        apart = now - s[CHARGE_END] > SPLIT_S
+        lower = active and (s[CHARGE_IDLE] != 0.0 or not covered) and r[R_SOC] < s[CHARGE_SOC_END]
+        if moved or apart or lower:
+            cause = STOPPED_CHARGING
+            if moved or s[CHARGE_DROVE] != 0.0:
+                cause = STARTED_DRIVING
+            elif apart and s[CHARGE_IDLE] == 0.0:
+                cause = GAP
+            found = _end_charge(s, h, now, cause, findings, found, job)
+            _clear_charge(s)
+        else:
+            begin = now - r[R_ELECTRIC_S]
+            if r[R_ELECTRIC_S] > 0.0 and begin >= s[CHARGE_START]:
+                s[CHARGE_WAITING_S] += r[R_ELECTRIC_S]
+                s[CHARGE_WAITING_KWH] -= r[R_KWH]
+                s[CHARGE_WAITING_AH] -= r[R_AH]
+                _add_to_profile(s, begin - s[CHARGE_START], now - s[CHARGE_START], -r[R_KWH])
+            if active:
+                s[CHARGE_COVERED_S] += s[CHARGE_WAITING_S]
+                s[CHARGE_ENERGY] += s[CHARGE_WAITING_KWH]
+                s[CHARGE_AH] += s[CHARGE_WAITING_AH]
+                s[CHARGE_WAITING_S] = s[CHARGE_WAITING_KWH] = s[CHARGE_WAITING_AH] = 0.0
+                s[CHARGE_RUNS] += s[CHARGE_IDLE]
+                s[CHARGE_IDLE] = s[CHARGE_DROVE] = s[CHARGE_MOVED_M] = 0.0
+                _charging_record(r, s)
+            else:
+                s[CHARGE_IDLE] = 1.0
+            return found
+    if active:
+        s[CHARGE_START] = now
+        s[CHARGE_RUNS] = 1.0
+        s[CHARGE_BIN_S] = BIN_S
+        _charging_record(r, s)
+    return found
+
+
+# -- one record whose mode is certain -----------------------------------------------------------------------
+
+
+@compiled
+def _settle(r: Any, s: Any, h: Any, mode: int, findings: F64, found: int, job: int) -> int:
+    now = r[R_TIME]
+    first = np.isnan(s[SETTLED_TIME])
+    dt = 0.0 if first else now - s[SETTLED_TIME]
+    covered = not first and dt <= r[R_LIMIT_S]
+    if covered:
+        before = np.int64(s[SETTLED_MODE])
+        if before != UNKNOWN:
+            h[_TIME_OF_MODE[before]] += 0.5 * dt
+        if mode != UNKNOWN:
+            h[_TIME_OF_MODE[mode]] += 0.5 * dt
+
+    # energy, from one record with voltage and current to the next
+    electric = r[R_POWER] == r[R_POWER]
+    kwh, ah = r[R_KWH], r[R_AH]
+    modes = np.int64(s[MODES_SINCE]) | (1 << mode)
+    charged = modes & _CHARGING_BIT != 0
+    if r[R_ELECTRIC_S] > 0.0:
+        if modes == _CHARGING_BIT:
+            if kwh < 0.0:
+                h[_CHARGE_KWH] -= kwh
+            if ah < 0.0:
+                h[_CHARGE_AH] -= ah
+        elif charged:
+            pass
+        elif modes & _DRIVING_BIT != 0:
+            if kwh > 0.0:
+                h[_OUT_KWH] += kwh
+            else:
+                h[_REGEN_KWH] -= kwh
+            if ah < 0.0:
+                h[_REGEN_AH] -= ah
+        elif modes == _PARKED_BIT:
+            h[_STANDING_KWH] += kwh
+            h[_STANDING_S] += r[R_ELECTRIC_S]
+    s[MODES_SINCE] = (1 << mode) if electric else modes
+
+    # consumption: energy and distance over the same intervals
+    used_from, used_m, used_kwh = np.nan, 0.0, 0.0
+    if not covered or mode == CHARGING or r[R_RESET] != 0.0:
+        s[USED_FROM] = np.nan
+        s[USED_KWH] = s[USED_M] = s[USED_READING] = 0.0
+    if r[R_ODOMETER] == r[R_ODOMETER]:
+        s[USED_READING] = 1.0
+        if r[R_RISE_IN_GAP] == 0.0:
+            s[USED_M] += r[R_RISE_M]
+    if electric:
+        if r[R_ELECTRIC_S] > 0.0 and not charged:
+            s[USED_KWH] += kwh
+        else:
+            s[USED_FROM] = np.nan
+        if s[USED_READING] != 0.0:
+            if s[USED_FROM] == s[USED_FROM]:
+                used_from, used_m, used_kwh = s[USED_FROM], s[USED_M], s[USED_KWH]
+                h[_USED_KM] += used_m / 1000.0
+                h[_USED_KWH] += used_kwh
+            s[USED_FROM] = now
+            s[USED_KWH] = s[USED_M] = s[USED_READING] = 0.0
+
+    # SOC lost at rest
+    if mode == PARKED:
+        gap = s[REST_GAP] != 0.0 or not covered
+        if r[R_SOC] == r[R_SOC]:
+            lost = s[REST_SOC] - r[R_SOC]
+            stood = r[R_RISE_M] == 0.0 and r[R_ODOMETER] == r[R_ODOMETER] and r[R_RESET] == 0.0
+            if lost == lost and (not gap or (lost >= 0.0 and stood and r[R_ODOMETER_BEFORE] == r[R_ODOMETER_BEFORE])):
+                h[_STANDING_SOC] += lost
+                h[_STANDING_SPAN_S] += now - s[REST_TIME]
+            s[REST_SOC] = r[R_SOC]
+            s[REST_TIME] = now
+            s[REST_GAP] = 0.0
+        else:
+            s[REST_GAP] = 1.0 if gap else 0.0
+    elif mode == UNKNOWN:
+        if not covered:
+            s[REST_GAP] = 1.0
+    else:
+        s[REST_SOC] = s[REST_TIME] = np.nan
+        s[REST_GAP] = 0.0
+
+    found = _charge(r, s, h, mode, covered, findings, found, job)
+    found = _trip(r, s, h, mode, first, dt, covered, used_from, used_m, used_kwh, findings, found, job)
+    s[SETTLED_TIME] = now
+    s[SETTLED_MODE] = mode
+    return found
+
+
+# -- one record as it arrives ---------------------------------------------------------------------------------
+
+
+@compiled
+def _odometer(reading: float, now: float, s: Any, h: Any, r: Any) -> None:
+    """Take one odometer reading (4.3) into the state and the hour, and what it means into the row."""
+    r[R_ODOMETER] = np.nan
+    r[R_ODOMETER_BEFORE] = s[ODOMETER]
+    r[R_RISE_M] = r[R_RISE_IN_GAP] = r[R_RESET] = 0.0
+    if np.isnan(reading) or (reading == 0.0 and s[ODOMETER] > 0.0):
+        return
+    if s[ODOMETER] == s[ODOMETER]:
+        rise_m = np.floor((reading - s[ODOMETER]) * 1000.0 + 0.5)
+        gap = s[ODOMETER_GAP]
+        if rise_m < -FALL_M or rise_m > SPEED_MAX_KMH / 3.6 * (now - s[ODOMETER_TIME]) + FALL_M:
+            rise_m = np.floor((reading - s[SUSPECT]) * 1000.0 + 0.5)
+            if not (rise_m >= 0.0 and rise_m <= SPEED_MAX_KMH / 3.6 * (now - s[SUSPECT_TIME]) + FALL_M):
+                s[SUSPECT] = reading
+                s[SUSPECT_TIME] = now
+                s[SUSPECT_GAP] = 0.0
+                return
+            r[R_RESET] = 1.0
+            if s[SUSPECT] < s[ODOMETER]:
+                h[_FALLS] += 1.0
+            gap = s[SUSPECT_GAP]
+            r[R_ODOMETER_BEFORE] = s[SUSPECT]
+        if rise_m > 0.0:
+            r[R_RISE_M] = rise_m
+            h[_DISTANCE_KM] += rise_m / 1000.0
+            if gap != 0.0:
+                r[R_RISE_IN_GAP] = 1.0
+                h[_UNTRACKED_KM] += rise_m / 1000.0
+    if r[R_RESET] != 0.0 or not (reading < s[ODOMETER]):
+        s[ODOMETER] = reading
+    s[ODOMETER_TIME] = now
+    s[ODOMETER_GAP] = 0.0
+    s[SUSPECT] = s[SUSPECT_TIME] = np.nan
+    s[SUSPECT_GAP] = 0.0
+    r[R_ODOMETER] = reading
+    if h[_ODOMETER_FIRST] != h[_ODOMETER_FIRST]:
+        h[_ODOMETER_FIRST] = reading
+    h[_ODOMETER_LAST] = reading
+
+
+@compiled
+def _temperature(value: float) -> float:
+    """Probe temperature; NaN at the field's ends, which are no measurement (3.1)."""
+    return value if value > -40.0 and value < 215.0 else np.nan
+
+
+@kernel(twin=drive_twin.fold_drive)
+def fold_drive(
+    time_s: I64, kind: U8, x: F64, begin: I64, end: I64, vehicle: I32, hour: I32, day: I32, close: U8,
+    gap_limit_s: F64, mode: U8, state: F64, hours: F64, tallies: I64, findings: F64,
+) -> int:  # fmt: skip
+    found = 0
+    r = np.empty(ROW)
+    for j in range(len(begin)):
+        s = state[vehicle[j]]
+        h = hours[hour[j]]
+        waiting = s[PENDING_ROW : PENDING_ROW + ROW]
+        for k in range(begin[j], end[j]):
+            if kind[k] == KIND_LOGOUT:
+                mode[k] = UNKNOWN
+                continue
+            now = np.float64(time_s[k])
+            limit = gap_limit_s[k]
+            first = np.isnan(s[TIME])
+            dt = 0.0 if first else now - s[TIME]
+            covered = not first and dt <= limit
+            if not covered:
+                s[ODOMETER_GAP] = s[SUSPECT_GAP] = 1.0
+            r[R_TIME] = now
+            r[R_LIMIT_S] = limit
+            _odometer(x[k, ODOMETER], now, s, h, r)
+
+            # voltage and current
+            voltage, current = x[k, VOLTAGE], x[k, CURRENT]
+            power = voltage * current / 1000.0
+            r[R_POWER] = power
+            r[R_CURRENT] = current
+            r[R_ELECTRIC_S] = r[R_KWH] = r[R_AH] = 0.0
+            if power == power:
+                since = now - s[ELECTRIC_TIME]
+                if since <= limit:
+                    r[R_ELECTRIC_S] = since
+                    r[R_KWH] = (s[POWER] + power) * 0.5 * since / 3600.0
+                    ah = (s[CURRENT_A] + current) * 0.5 * since / 3600.0
+                    r[R_AH] = ah
+                    if ah > 0.0:
+                        h[_DISCHARGE_AH] += ah
+                s[ELECTRIC_TIME] = now
+                s[POWER] = power
+                s[CURRENT_A] = current
+                if power >= 0.0:
+                    if not (h[_POWER_OUT_MAX] >= power):
+                        h[_POWER_OUT_MAX] = power
+                elif not (h[_POWER_IN_MAX] >= -power):
+                    h[_POWER_IN_MAX] = -power
+
+            # SOC
+            soc = x[k, SOC]
+            r[R_SOC] = soc
+            if soc == soc:
+                if h[_SOC_FIRST] != h[_SOC_FIRST]:
+                    h[_SOC_FIRST] = h[_SOC_MIN] = h[_SOC_MAX] = soc
+                h[_SOC_LAST] = soc
+                h[_SOC_MIN] = min(h[_SOC_MIN], soc)
+                h[_SOC_MAX] = max(h[_SOC_MAX], soc)
+                if covered:
+                    tallies[day[j], _SOC_S + min(9, max(0, int(soc / 10.0)))] += int(dt)
+
+            # speed
+            speed = x[k, SPEED]
+            r[R_SPEED] = speed
+            r[R_MOVING_S] = 0.0
+            if speed > 0.0:
+                r[R_MOVING_S] += 0.5 * dt
+            if s[SPEED_KMH] > 0.0:
+                r[R_MOVING_S] += 0.5 * dt
+            if covered:
+                h[_MOVING_S] += r[R_MOVING_S]
+            if speed == speed and not (h[_SPEED_MAX] >= speed):
+                h[_SPEED_MAX] = speed
+            s[SPEED_KMH] = speed
+
+            # place and temperature
+            fixed = x[k, LOCATION_VALID] != 0.0 and x[k, LATITUDE] == x[k, LATITUDE]
+            r[R_LONGITUDE] = x[k, LONGITUDE] if fixed else np.nan
+            r[R_LATITUDE] = x[k, LATITUDE] if fixed else np.nan
+            hottest, coldest = _temperature(x[k, PROBE_MAX]), _temperature(x[k, PROBE_MIN])
+            if np.isnan(hottest) or np.isnan(coldest):
+                hottest, coldest = _temperature(x[k, REPORTED_TEMP_MAX]), _temperature(x[k, REPORTED_TEMP_MIN])
+            r[R_TEMP_MAX] = hottest
+            r[R_TEMP_MEAN] = (hottest + coldest) * 0.5
+
+            # mode (4.1)
+            charge_state, is_off = x[k, CHARGE_STATE], x[k, VEHICLE_STATE] == 2.0
+            rising = covered and r[R_RISE_M] > 0.0 and r[R_RISE_IN_GAP] == 0.0
+            r[R_OFF] = 1.0 if is_off else 0.0
+            if charge_state == 1.0 or (np.isnan(charge_state) and current < -1.0 and speed == 0.0):
+                now_mode = CHARGING
+            elif speed > 0.0 or rising or (charge_state == 2.0 and not is_off):
+                now_mode = DRIVING
+            elif speed == 0.0 or is_off or charge_state == 4.0:
+                now_mode = PARKED
+            else:
+                now_mode = UNKNOWN
+            if now_mode != UNKNOWN:
+                s[KNOWN_TIME] = now
+            elif covered and now - s[KNOWN_TIME] <= CARRY_S:
+                now_mode = int(s[MODE])
+            s[MODE] = now_mode
+            s[TIME] = now
+            mode[k] = now_mode
+            r[R_MODE] = now_mode
+
+            # the odd record between equal ones
+            if s[PENDING] != 0.0:
+                s[PENDING] = 0.0
+                settled = int(s[SETTLED_MODE])
+                odd = now_mode == settled and now - s[SETTLED_TIME] <= ODD_S
+                found = _settle(waiting, s, h, settled if odd else int(waiting[R_MODE]), findings, found, j)
+                waiting[:] = 0.0
+            if s[SETTLED_MODE] != UNKNOWN and s[SETTLED_MODE] != now_mode and now - s[SETTLED_TIME] < ODD_S:
+                s[PENDING] = 1.0
+                waiting[:] = r
+            else:
+                found = _settle(r, s, h, now_mode, findings, found, j)
+
+        if close[j] != GOES_ON and s[PENDING] != 0.0:
+            s[PENDING] = 0.0
+            found = _settle(waiting, s, h, int(waiting[R_MODE]), findings, found, j)
+            waiting[:] = 0.0
+        if close[j] == PEEK:
+            if s[TRIP_START] == s[TRIP_START]:
+                found = _end_trip(s, h, np.nan, OPEN, findings, found, j)
+            if s[CHARGE_START] == s[CHARGE_START]:
+                found = _end_charge(s, h, np.nan, OPEN, findings, found, j)
+    return found if found <= len(findings) else -found
+
+
+def run(records: Records, jobs: Jobs, gap_limit_s: F64, mode: U8, state: F64, hours: F64, tallies: I64) -> F64:
+    """Fold ``records``: fills mode (n,), moves state (v, STATE), adds to hours and tallies.
+
+    Returns the trips and charges found, (m, FINDING_WIDTH), in the order in which they were certain.
+    """
+    # Every session begins at a record of its own, in here or (one trip and one charge) before; and is written once,
+    # open ones too.
+    findings = np.empty((records.n + 4 * jobs.n, FINDING_WIDTH))
+    found = fold_drive(
+        records.time_s, records.kind, records.x, jobs.begin, jobs.end, jobs.vehicle, jobs.hour, jobs.day, jobs.close,
+        gap_limit_s, mode, state, hours, tallies, findings,
+    )  # fmt: skip
+    assert found >= 0, (found, len(findings))
+    return findings[:found].copy()
+
+
+def warm() -> None:
+    """Compile this module's kernel."""
+    nothing, none, no_bytes, numbers = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.uint8), np.zeros(0)
+    fold_drive(
+        nothing, no_bytes, np.zeros((0, len(FIELDS))), nothing, nothing, none, none, none, no_bytes, numbers, no_bytes,
+        np.zeros((0, STATE)), np.zeros((0, len(INDEX))), np.zeros((0, TALLY_WIDTH), np.int64),
+        np.empty((0, FINDING_WIDTH)),
+    )  # fmt: skip
+
+
+__all__ = ["LAYOUT", "STATE", "fold_drive", "initial_state", "run", "warm"]
