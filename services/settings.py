@@ -48,6 +48,23 @@ class Registry(StrEnum):
 class MqttAuth(StrEnum):
     OPEN = "open"
     PASSWORD = "password"  # noqa: S105 - the name of a policy
+    CERTIFICATE = "certificate"
+
+
+class GbtAuth(StrEnum):
+    OPEN = "open"
+    CERTIFICATE = "certificate"
+
+
+class ClientCertificate(StrEnum):
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+class TlsVersion(StrEnum):
+    V12 = "1.2"
+    V13 = "1.3"
 
 
 class Login(StrEnum):
@@ -134,14 +151,41 @@ class Limits(Section):
     first_packet_timeout_s: float = Field(10.0, gt=0, description="CONNECT or login must arrive within this time.")
 
 
+class Tls(Section):
+    """Certificates of a listener.  Files are looked at every 5 s and read again when they have changed."""
+
+    cert_file: str = Field("", description="Certificate chain, PEM. Empty: no TLS. `nevstream certs dev` makes one.")
+    key_file: str = Field("", description="Its private key, PEM, not encrypted. Empty: in cert_file as well.")
+    minimum: TlsVersion = Field(TlsVersion.V12, description="Oldest TLS version that is spoken.")
+    client_certificate: ClientCertificate = Field(
+        ClientCertificate.NONE,
+        description="Certificates of clients. optional: who presents one must be whom it names. required: everybody "
+        "must present one. Names are the subject's CN and alternative names (DNS, or URI urn:vin:...).",
+    )
+    client_ca_file: str = Field("", description="Authorities whose client certificates are believed, PEM.")
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self.cert_file)
+
+
+class MqttTls(Tls):
+    port: Port = Field(8883, description="TCP port of MQTT over TLS.")
+
+
+class GbtTls(Tls):
+    port: Port = Field(32961, description="TCP port of GB/T 32960 over TLS.")
+
+
 class MqttDoor(Section):
     enabled: bool = Field(True, description="Listen for MQTT.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: Port = Field(1883, description="TCP port.")
+    plain: bool = Field(True, description="Listen in the clear on port. false: on the TLS port only.")
     auth: MqttAuth = Field(
         MqttAuth.OPEN,
         description="open: the client id or username names the VIN. password: username = VIN and its password "
-        "(set with `nevstream vehicles set-password`).",
+        "(set with `nevstream vehicles set-password`). certificate: TLS with a client certificate that names the VIN.",
     )
     keep_alive_max_s: int = Field(
         1200, ge=5, le=65535, description="Longest keep-alive granted (MQTT 5 tells the client; 3.1.1 is held to it)."
@@ -149,12 +193,19 @@ class MqttDoor(Section):
     receive_maximum: int = Field(
         1000, ge=1, le=65535, description="QoS 1 messages a client may have un-acked (MQTT 5)."
     )
+    tls: MqttTls = Field(default_factory=lambda: MqttTls(), description="MQTT over TLS.")
 
 
 class GbtDoor(Section):
     enabled: bool = Field(True, description="Listen for GB/T 32960 over TCP.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: Port = Field(32960, description="TCP port.")
+    plain: bool = Field(True, description="Listen in the clear on port. false: on the TLS port only.")
+    auth: GbtAuth = Field(
+        GbtAuth.OPEN,
+        description="open: the login names the VIN. certificate: TLS with a client certificate that names the VIN, or "
+        "the user of a platform.",
+    )
     login: Login = Field(
         Login.REQUIRED, description="required: a report before the login is refused. optional: it is taken."
     )
@@ -183,6 +234,7 @@ class GbtDoor(Section):
         default_factory=dict,
         description="User name = password of platforms that may log in with 0x05. Empty: platform logins are refused.",
     )
+    tls: GbtTls = Field(default_factory=lambda: GbtTls(), description="GB/T 32960 over TLS.")
 
 
 class Commands(Section):
@@ -328,6 +380,7 @@ class Encryption(Section):
 class Web(Section):
     host: str = Field("127.0.0.1", description="Address of the HTTP API.")
     port: Port = Field(8080, description="TCP port of the HTTP API.")
+    tls: Tls = Field(default_factory=lambda: Tls(), description="HTTPS on web.port, instead of HTTP.")
     rows_max: int = Field(10_000, ge=1, description="Most rows in one page of telemetry.")
     allow_changes: bool = Field(
         True,

@@ -173,16 +173,16 @@ class System:
 
     def _reserve(self) -> None:
         doors = self.settings.gateway
-        for name, host, port, wanted in (
-            ("mqtt", doors.mqtt.host, doors.mqtt.port, doors.mqtt.enabled),
-            ("gbt32960", doors.gbt32960.host, doors.gbt32960.port, doors.gbt32960.enabled),
-            ("web", self.settings.web.host, self.settings.web.port, True),
-        ):
-            if wanted:
-                setting = f"gateway.{name}.port" if name != "web" else "web.port"
-                held = reserve_port(host, port, setting)
-                self._held.append(held)
-                self.addresses[name] = (host, held.getsockname()[1])
+        wanted = [("web", self.settings.web.host, self.settings.web.port, "web.port")]
+        for name, door in (("mqtt", doors.mqtt), ("gbt32960", doors.gbt32960)):
+            if door.enabled and door.plain:
+                wanted.append((name, door.host, door.port, f"gateway.{name}.port"))
+            if door.enabled and door.tls.enabled:
+                wanted.append((f"{name}_tls", door.host, door.tls.port, f"gateway.{name}.tls.port"))
+        for name, host, port, setting in wanted:
+            held = reserve_port(host, port, setting)
+            self._held.append(held)
+            self.addresses[name] = (host, held.getsockname()[1])
 
     def _prepare(self) -> None:
         """In the supervisor's thread: compile kernels (a process of its own), meanwhile start the database."""
@@ -226,6 +226,8 @@ class System:
         for door in ("mqtt", "gbt32960"):
             if door in self.addresses:
                 values["gateway"][door]["port"] = self.addresses[door][1]
+            if f"{door}_tls" in self.addresses:
+                values["gateway"][door]["tls"]["port"] = self.addresses[f"{door}_tls"][1]
         values["web"]["port"] = self.addresses["web"][1]
         file = self.runtime_dir / "system.json"
         file.unlink(missing_ok=True)

@@ -146,6 +146,14 @@ class BaseDoor:
         self.events.erred(self.number, link, reason_name(reason), f"answered with 0x{ack:02x}" if ack else "")
 
     # -- vehicles ----------------------------------------------------------------------------------
+    def certified(self, link: Link, *names: str, required: bool) -> str:
+        """Why ``link`` may not speak for who has these ``names``, going by its TLS certificate; "" when it may."""
+        if not link.names:
+            return "a client certificate that names the VIN is required here (TLS)" if required else ""
+        if link.names.isdisjoint(name.upper() for name in names):
+            return f"the client certificate is for {', '.join(sorted(link.names)[:3])[:120]}"
+        return ""
+
     def bind(self, link: Link, state: State, identification: bytes, timeout_s: float, how: str) -> None:
         """``link`` speaks for ``identification`` (17 bytes) from now on; an older connection of the same is closed.
 

@@ -50,7 +50,7 @@ from services.gateway.intake import Intake
 from services.gateway.link import Link
 from services.gateway.scan_gbt import gbt_scan
 from services.gateway.secrets import PASSWORD
-from services.settings import AckPolicy, Activation, Login, SameVin, Settings
+from services.settings import AckPolicy, Activation, GbtAuth, Login, SameVin, Settings
 
 log = logging.getLogger("nevstream.gateway")
 
@@ -76,6 +76,7 @@ class GbtDoor(BaseDoor):
         self._success: U8 = success_flags(gbt.ack is AckPolicy.AFTER_DURABLE)
         self._errors: U8 = error_flags()
         self.checking: Checking | None = None
+        self._certificate_required = gbt.auth is GbtAuth.CERTIFICATE
         self._users = {
             user.encode(): password.get_secret_value().encode() for user, password in gbt.platform_users.items()
         }
@@ -151,7 +152,7 @@ class GbtDoor(BaseDoor):
 
     def _login(self, link: Link, frame: U8) -> None:
         identification = frame[AT_VIN:AT_ENCRYPTION].tobytes()
-        reason, detail = self._vin_refusal(frame)
+        reason, detail = self._vin_refusal(link, frame)
         if self.rows.state[link.slot] == State.VEHICLE and identification != self.rows.vin[link.slot].tobytes():
             reason, detail = REASON["foreign_vin"], AT_VIN
         in_clear = frame[AT_ENCRYPTION] == Encryption.NONE
@@ -171,7 +172,7 @@ class GbtDoor(BaseDoor):
 
     def _bind_without_login(self, link: Link, segment: I64, frame: U8) -> None:
         """The login is optional and this report came without: the link is the VIN's from here on."""
-        reason, detail = self._vin_refusal(frame)
+        reason, detail = self._vin_refusal(link, frame)
         if reason:
             self._turn_away(link, frame, reason, detail)
             segment[SEG_AT] += len(frame)
@@ -180,11 +181,14 @@ class GbtDoor(BaseDoor):
         identification = frame[AT_VIN:AT_ENCRYPTION].tobytes()
         self.bind(link, State.VEHICLE, identification, self.limits.idle_timeout_s, f"{_how(frame)}, no login")
 
-    def _vin_refusal(self, frame: U8) -> tuple[int, int]:
+    def _vin_refusal(self, link: Link, frame: U8) -> tuple[int, int]:
         """(reason, detail) for a frame whose VIN may not speak here, (0, 0) when it may."""
         if not vin_ok(frame, AT_VIN):
             return REASON["bad_vin"], AT_VIN
-        verdict = self.admission.verdict(frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii"))
+        vin = frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii")
+        if self.certified(link, vin, required=self._certificate_required):
+            return REASON["foreign_vin"], AT_VIN
+        verdict = self.admission.verdict(vin)
         # while the registry cannot be read nobody is known; the terminal tries again after a minute
         return (0, 0) if verdict is Verdict.ADMITTED else (REASON["unknown_vin"], AT_VIN)
 
@@ -202,7 +206,9 @@ class GbtDoor(BaseDoor):
             expected = self._users.get(user)
             # compared even for an unknown user, so that the time taken does not tell which users exist
             right = hmac.compare_digest(password, expected if expected is not None else b"\0")
-            if expected is None or not right:
+            code = frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii")
+            names = code, user.decode("ascii", "replace")
+            if expected is None or not right or self.certified(link, *names, required=self._certificate_required):
                 reason, detail = REASON["bad_login"], AT_UNIT + 8
         if reason:
             self._turn_away(link, frame, reason, detail)
@@ -241,7 +247,7 @@ class GbtDoor(BaseDoor):
         older = self.by_vin.get(vin)
         verdict = self.admission.verdict(vin)
         cause = "activated"
-        if self.gbt.activation is Activation.REFUSE:
+        if self.gbt.activation is Activation.REFUSE or self.certified(link, vin, required=self._certificate_required):
             cause = "refused"
         elif verdict is not Verdict.ADMITTED:
             cause = "unknown_vin" if verdict is Verdict.UNKNOWN_VIN else "store_away"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from services.certificates import names_of
+
 if TYPE_CHECKING:
     from services.gateway.intake import Door, Intake
 
@@ -41,6 +43,8 @@ class Link(asyncio.BufferedProtocol):
         self.ending_told = False
         self.client = ""  # MQTT client id
         self.peer = ""
+        self.secure = False  # over TLS
+        self.names: frozenset[str] = frozenset()  # whom the peer's verified certificate is for
         self.carry = b""  # an incomplete packet
         self.tick = -1  # the tick in which it has a segment, and which
         self.segment = 0
@@ -58,6 +62,10 @@ class Link(asyncio.BufferedProtocol):
         name = transport.get_extra_info("peername")
         self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) and len(name) >= 2 else ""
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        encrypted = transport.get_extra_info("ssl_object")
+        if encrypted is not None:
+            self.secure = True
+            self.names = names_of(encrypted.getpeercert())
         self.door.opened(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the arena decides
@@ -75,7 +83,9 @@ class Link(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self.door.ended(self)
-        return True  # answers to what came before still go out; the door closes behind them
+        # Answers to what came before still go out; the door closes behind them. TLS has no half-open connection:
+        # there what is not answered yet is sent again by the peer.
+        return not self.secure
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the peer's ways of going do not differ
         if self.slot >= 0:

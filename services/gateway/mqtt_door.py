@@ -202,7 +202,10 @@ class MqttDoor(BaseDoor):
                 self._refuse(link, connect.version, Code.CLIENT_IDENTIFIER_NOT_VALID, "not_a_vehicle", text)
                 return
         verdict = self.admission.verdict(vin)
-        if verdict is not Verdict.ADMITTED:
+        certified = self.certified(link, vin, required=self.mqtt.auth is MqttAuth.CERTIFICATE)
+        if certified:
+            self._refuse(link, connect.version, Code.NOT_AUTHORIZED, "certificate", certified, vin=vin)
+        elif verdict is not Verdict.ADMITTED:
             self._refuse(link, connect.version, *_REFUSAL[verdict], vin=vin)
         elif self.mqtt.auth is MqttAuth.PASSWORD:
             self.rows.state[link.slot] = State.WAITING

@@ -11,12 +11,13 @@ import contextlib
 import errno
 import logging
 import os
-from typing import Final
+from typing import Any, Final
 
 from schemas.downlink import CommandQueue
 from schemas.keyring import KeyStore
 from schemas.seams import JournalWriter, VehicleDirectory
 from services import metrics
+from services.certificates import Certificates
 from services.errors import PortInUse, SettingsError
 from services.gateway import gather, scan_gbt, scan_mqtt
 from services.gateway.admission import Admission
@@ -40,7 +41,7 @@ _ENTRIES_MIN: Final = 65_536
 
 
 class Gateway:
-    """``addresses`` holds (host, port) of each open door, "mqtt" and "gbt32960", after ``start``."""
+    """``addresses`` holds (host, port) of each open listener after ``start``: "mqtt", "gbt32960", "mqtt_tls"..."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Gateway:
         self._checking: Checking | None = None
         self.downlink: Downlink | None = None
         self._servers: list[asyncio.Server] = []
+        self._certificates: list[Certificates] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -96,8 +98,13 @@ class Gateway:
             await self._checking.start()
         try:
             for door, wanted in ((self.mqtt, settings.gateway.mqtt), (self.gbt32960, settings.gateway.gbt32960)):
-                if wanted.enabled:
+                if wanted.enabled and wanted.plain:
                     await self._listen(door, wanted.host, wanted.port)
+                if wanted.enabled and wanted.tls.enabled:
+                    where = f"gateway.{door.name}.tls"
+                    certificates = Certificates(wanted.tls, where, ("mqtt",) if door is self.mqtt else ())
+                    self._certificates.append(certificates)
+                    await self._listen(door, wanted.host, wanted.tls.port, certificates)
         except BaseException:
             await self._stop_listening()
             await self._stop_reading_store()
@@ -105,6 +112,7 @@ class Gateway:
         self._tasks = [
             asyncio.create_task(self._committer.run(), name="gateway commits"),
             asyncio.create_task(self._sweep(), name="gateway deadlines"),
+            *(asyncio.create_task(one.keep_fresh(), name="gateway certificates") for one in self._certificates),
         ]
         if self._commands is not None and settings.gateway.commands.enabled:
             self.downlink = self._lowering(self._commands)
@@ -193,16 +201,22 @@ class Gateway:
         for link in self._connections.all():
             link.abort()
 
-    async def _listen(self, door: MqttDoor | GbtDoor, host: str, port: int) -> None:
+    async def _listen(
+        self, door: MqttDoor | GbtDoor, host: str, port: int, certificates: Certificates | None = None
+    ) -> None:
         loop = asyncio.get_running_loop()
         shared = self._settings.gateway.processes > 1
-        where = f"gateway.{door.name}"
+        name, where, variable = door.name, f"gateway.{door.name}", f"NEVSTREAM_GATEWAY__{door.name.upper()}__PORT"
+        secured: dict[str, Any] = {}
+        if certificates is not None:
+            name, where, variable = f"{name}_tls", f"{where}.tls", variable.replace("__PORT", "__TLS__PORT")
+            handshake_s = self._settings.gateway.limits.first_packet_timeout_s
+            secured = {"ssl": certificates.context, "ssl_handshake_timeout": handshake_s}
         try:
             server = await loop.create_server(
-                door.factory, host, port, backlog=_BACKLOG, reuse_address=True, reuse_port=shared or None
+                door.factory, host, port, backlog=_BACKLOG, reuse_address=True, reuse_port=shared or None, **secured
             )
         except OSError as error:
-            variable = f"NEVSTREAM_GATEWAY__{door.name.upper()}__PORT"
             if error.errno == errno.EADDRINUSE:
                 raise PortInUse(
                     f"{host}:{port} is in use by another program: stop it, or set {where}.port ({variable}) "
@@ -210,12 +224,12 @@ class Gateway:
                 ) from error
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise SettingsError(
-                f"cannot listen on {host}:{port} ({reason}): check {where}.host and {where}.port"
+                f"cannot listen on {host}:{port} ({reason}): check gateway.{door.name}.host and {where}.port"
             ) from error
         self._servers.append(server)
         address = server.sockets[0].getsockname()
-        self.addresses[door.name] = (address[0], address[1])
-        log.info("listening for %s on %s:%d", door.name, address[0], address[1])
+        self.addresses[name] = (address[0], address[1])
+        log.info("listening for %s on %s:%d", name, address[0], address[1])
 
     async def _stop_listening(self) -> None:
         for server in self._servers:
