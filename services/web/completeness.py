@@ -123,26 +123,26 @@ async def completeness(
 async def _ledger_days(
     ctx: Context, of: Subject, first: date, last: date, most: int, cursor: date | None
 ) -> tuple[list[dict[str, Any]], str | None]:
-    begin = max(first, cursor or first)
-    final = min(last, begin + timedelta(days=most - 1))
+    # nothing is said of days before the first record, nor of those that have not come
+    known = await ctx.queries.throughput(of.vehicle_id)
+    if known["first_day"] is None:
+        return [], None
+    begin = max(first, cursor or first, known["first_day"])
+    end = min(last, ctx.now().astimezone(ctx.zone).date())
+    final = min(end, begin + timedelta(days=most - 1))
     found = await ctx.queries.vehicle_days(
         of.vehicle_id, first=begin, last=final, columns=(*_LEDGER, "nominal_s"), limit=most
     )
     stored = {row["day"]: row for row in found.dicts()}
     resends = {row["day"]: row for row in (await ctx.queries.resends(of.vehicle_id, first=begin, last=final)).dicts()}
-    known = await ctx.queries.throughput(of.vehicle_id)
-    # nothing is said of days before the first record, nor of those that the statistics have not come to
-    begin = max(begin, known["first_day"] or begin)
-    end = min(final, ctx.now().astimezone(ctx.zone).date())
     rows = []
-    for number in range((end - begin).days + 1 if known["first_day"] else 0):
+    for number in range((final - begin).days + 1):
         day = begin + timedelta(days=number)
         row = _ledger_row(stored.get(day), of.settled(day), of)
         sent = resends.get(day) or {"duplicates": 0, "conflicts": 0}
         nominal = stored[day]["nominal_s"] if day in stored else None
         rows.append({"day": day, **row, **{n: sent[n] for n in ("duplicates", "conflicts")}, "nominal_s": nominal})
-    following = (final + timedelta(days=1)).isoformat() if final < last and final < end + timedelta(days=1) else None
-    return rows, following if rows else None
+    return rows, (final + timedelta(days=1)).isoformat() if final < end else None
 
 
 async def _ledger_hours(
