@@ -259,7 +259,7 @@ _LEDGER: Final = sql.SQL(
 _SCHEMA: Final = sql.SQL("SELECT max(name) FROM schema_migrations")
 
 
-class _Connections:
+class Connections:
     """A few read-only connections, opened when needed, the last used first."""
 
     def __init__(self, dsn: str, most: int, connect_timeout_s: float, statement_timeout_s: float) -> None:
@@ -353,7 +353,7 @@ class Queries(SessionQueries):
         connect_timeout_s: float = 5.0,
         statement_timeout_s: float = 15.0,
     ) -> None:
-        self._connections = _Connections(dsn, connections_max, connect_timeout_s, statement_timeout_s)
+        self._connections = Connections(dsn, connections_max, connect_timeout_s, statement_timeout_s)
 
     async def vehicles(self, *, prefix: str, after: str, limit: int) -> Table:
         return await self._connections.run(_VEHICLES, {"prefix": prefix, "after": after, "limit": limit})
