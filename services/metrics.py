@@ -132,6 +132,32 @@ SOCKET_TO_ROW_SECONDS = Histogram(
     "Arrival of a frame to its row being committed, one observation per batch (its oldest frame).",
     buckets=(0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
+# -- alarms ----------------------------------------------------------------------------------------
+ALARM_EVENTS = Counter(
+    "nevstream_alarm_events_total",
+    "News of alarm episodes (raised, changed, ended, withdrawn, acknowledged, closed).",
+    ["event"],
+)
+ALARMS_OFFLINE = Counter(
+    "nevstream_alarm_offline_total", "Offline episodes by what the offline rule did (raised, ended).", ["change"]
+)
+WEBHOOK_ATTEMPTS = Counter(
+    "nevstream_webhook_attempts_total",
+    "Attempts to send to a webhook, by outcome. retried: look at `nevstream alarms webhooks status`. "
+    "dead: given up; `nevstream alarms webhooks retry` sends them anew.",
+    ["hook", "outcome"],
+)
+WEBHOOK_SECONDS = Histogram(
+    "nevstream_webhook_seconds",
+    "One attempt, from resolving the name to the answer's status.",
+    ["hook"],
+    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+ALARM_STREAM_CLIENTS = Gauge(
+    "nevstream_alarm_stream_clients",
+    "Clients of /v1/alarms/stream. Near alarms.stream_clients_max: more are refused.",
+    multiprocess_mode="livesum",
+)
 
 
 def _multiprocess_registry(directory: str | Path) -> CollectorRegistry:

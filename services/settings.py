@@ -13,9 +13,10 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from schemas.gbt32960.scheme import (
     SM2_ID,
@@ -30,6 +31,9 @@ from schemas.gbt32960.scheme import (
 )
 from schemas.samples.split import Limits as SampleLimits
 from services.errors import SettingsError
+
+if TYPE_CHECKING:
+    from schemas.alarms import Hook
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 DEFAULT_FILE = Path("nevstream.toml")
@@ -412,6 +416,124 @@ class DataQuality(Section):
     )
 
 
+class WebhookTargets(StrEnum):
+    ANY = "any"
+    PUBLIC = "public"
+
+
+class AlarmEvent(StrEnum):
+    RAISED = "raised"
+    CHANGED = "changed"
+    ENDED = "ended"
+    WITHDRAWN = "withdrawn"
+    ACKNOWLEDGED = "acknowledged"
+    CLOSED = "closed"
+
+
+class Webhook(Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", description="Names it in status and metrics; keep it.")
+    url: SecretStr = Field(description="http or https. Masked like a secret, because it often holds one.")
+    secret: SecretStr = Field(description="Key of the HMAC-SHA256 signature, 16 characters or more.")
+    min_level: int = Field(1, ge=0, le=3, description="Alarms below this level are not sent.")
+    events: tuple[AlarmEvent, ...] = Field(tuple(AlarmEvent), min_length=1, description="What is sent.")
+    fleets: tuple[str, ...] = Field((), description="Only vehicles of these fleets. Empty: all.")
+    models: tuple[str, ...] = Field((), description="Only vehicles of these models. Empty: all.")
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_sent_to(cls, url: SecretStr) -> SecretStr:
+        try:
+            parts = urlsplit(url.get_secret_value())
+            good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("give a URL that begins with http:// or https:// and has a host")
+        if parts.username is not None or parts.fragment:
+            raise ValueError("give a URL without user, password and fragment: the signature says who is calling")
+        return url
+
+    @field_validator("secret")
+    @classmethod
+    def _is_long_enough(cls, secret: SecretStr) -> SecretStr:
+        if len(secret.get_secret_value()) < 16:
+            raise ValueError("give 16 characters or more, such as the output of openssl rand -hex 32")
+        return secret
+
+
+class Alarms(Section):
+    acknowledge_target_min: float = Field(
+        15.0, gt=0, description="An episode is to be acknowledged so many minutes after its start [C]."
+    )
+    close_target_working_days: int = Field(
+        10, ge=1, le=250, description="And closed within so many working days, Monday to Friday, holidays too [C]."
+    )
+    offline_after_h: float = Field(
+        168.0,
+        gt=0,
+        description="A registered vehicle from which nothing has come for so long is offline (an episode of source "
+        "absence). Not those that are retired, nor those that report changes only (registry: upload on_change).",
+    )
+    offline_check_every_s: float = Field(
+        300.0, gt=0, description="How often the first pipeline process looks for vehicles that are offline."
+    )
+    offline_grace_s: float = Field(
+        1800.0,
+        ge=0,
+        description="After a pause of the platform itself, so long passes before vehicles are called offline again.",
+    )
+    publish_every_s: float = Field(
+        1.0, gt=0, description="How often the first pipeline process looks for news of alarms and sends webhooks."
+    )
+    events_age_max_days: int = Field(
+        90, ge=1, description="News of alarms (the stream, webhooks) that are older are dropped; episodes are kept."
+    )
+    stream_clients_max: int = Field(100, ge=1, description="Clients of /v1/alarms/stream at once; more are refused.")
+    webhook_targets: WebhookTargets = Field(
+        WebhookTargets.ANY,
+        description="Addresses that webhooks may be sent to. public: only those of the internet. any: those of this "
+        "network and machine, too. Link-local addresses, where clouds keep their credentials, are refused always.",
+    )
+    webhook_timeout_s: float = Field(10.0, gt=0, le=120, description="An attempt that takes longer has failed.")
+    webhook_concurrency: int = Field(4, ge=1, le=64, description="Attempts at once, per webhook.")
+    webhook_retry_first_s: float = Field(
+        5.0, gt=0, description="Wait after the first failed attempt; it doubles with each further one."
+    )
+    webhook_retry_max_s: float = Field(900.0, gt=0, description="The longest wait between two attempts.")
+    webhook_attempts_max: int = Field(100, ge=1, description="A delivery is given up after so many attempts.")
+    webhook_age_max_h: float = Field(24.0, gt=0, description="And when it is older than this.")
+    webhook_news_max_h: float = Field(
+        48.0,
+        gt=0,
+        description="Alarms that were over longer ago than this when they were found (late data, a rebuild) are not "
+        "sent to webhooks.",
+    )
+    webhooks: tuple[Webhook, ...] = Field(
+        (),
+        max_length=50,
+        description="Whom to tell of alarms: tables with name, url, secret, min_level (1), events (raised, changed, "
+        "ended, withdrawn, acknowledged, closed; default all), fleets and models (default all). "
+        "In a file: [[alarms.webhooks]]. Try them with `nevstream alarms webhooks test`.",
+    )
+
+    @field_validator("webhooks")
+    @classmethod
+    def _have_names_of_their_own(cls, hooks: tuple[Webhook, ...]) -> tuple[Webhook, ...]:
+        names = [hook.name for hook in hooks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two webhooks are named {', '.join(twice)}")
+        return hooks
+
+    def hooks(self) -> list[Hook]:
+        """The webhooks as the outbox knows them."""
+        from schemas.alarms import Hook
+
+        return [
+            Hook(hook.name, hook.min_level, frozenset(hook.events), frozenset(hook.fleets), frozenset(hook.models))
+            for hook in self.webhooks
+        ]
+
+
 class Settings(Section):
     """All sections.  ``Settings.read()`` is the way in for people, ``Settings.model_validate`` for programs."""
 
@@ -434,6 +556,9 @@ class Settings(Section):
     )
     data_quality: DataQuality = Field(
         default_factory=lambda: DataQuality(), description="Counts of signals that are not what they should be."
+    )
+    alarms: Alarms = Field(
+        default_factory=lambda: Alarms(), description="Alarms as people use them: targets, offline vehicles, webhooks."
     )
     web: Web = Field(default_factory=lambda: Web(), description="HTTP API.")
 
@@ -464,7 +589,7 @@ class Settings(Section):
             raise SettingsError(f"these settings are wrong (`nevstream config` shows every one):\n{lines}") from None
 
 
-_SECRET_OPTIONS = {"dsn", "platform_users", "master_key"}
+_SECRET_OPTIONS = {"dsn", "platform_users", "master_key", "webhooks"}
 
 
 def _mistake(error: Mapping[str, Any]) -> str:
@@ -475,7 +600,10 @@ def _mistake(error: Mapping[str, Any]) -> str:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, Any]:
-    """NEVSTREAM_GATEWAY__MQTT__PORT=1884 as {"gateway": {"mqtt": {"port": "1884"}}}; a table may be given as JSON."""
+    """NEVSTREAM_GATEWAY__MQTT__PORT=1884 as {"gateway": {"mqtt": {"port": "1884"}}}.
+
+    A table, or a list of tables, may be given as JSON.
+    """
     values: dict[str, Any] = {}
     for name, value in variables.items():
         first, *rest = name.removeprefix(PREFIX).lower().split("__")
@@ -483,7 +611,7 @@ def _environment(variables: Mapping[str, str]) -> dict[str, Any]:
         if not name.startswith(PREFIX) or first not in Settings.model_fields:
             continue
         given: Any = value
-        if value.lstrip().startswith("{"):
+        if value.lstrip().startswith(("{", "[{")):
             try:
                 given = json.loads(value)
             except json.JSONDecodeError as error:
@@ -545,6 +673,8 @@ def sample() -> str:
                 lines.append(f"#{name} = {_toml((info.examples or [''])[0])}")
             elif isinstance(default, Mapping):
                 lines.append(f"#{name} = {{}}")
+            elif isinstance(default, tuple):
+                lines.append(f"#{name} = [{', '.join(map(_toml, default))}]")
             else:
                 lines.append(f"#{name} = {_toml(default)}")
             lines.append("")

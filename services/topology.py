@@ -57,6 +57,8 @@ def plain(value: Any) -> Any:
         return value.get_secret_value()
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):
