@@ -1,0 +1,1 @@
+"""Dual credit (双积分): the rules by accounting year as data, and an estimate in decimal arithmetic."""
