@@ -25,6 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from services import (
+    cli_certs,
     cli_command,
     cli_dead_letters,
     cli_doctor,
@@ -57,6 +58,7 @@ app.add_typer(cli_dead_letters.app, name="dead-letters")
 app.add_typer(cli_command.app, name="command")
 app.add_typer(cli_signals.app, name="signals")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_certs.app, name="certs")
 app.command(name="replay")(cli_replay.replay)
 app.command()(cli_schema.schema)
 app.command()(cli_flaws.flaws)
@@ -69,16 +71,23 @@ _HEX = re.compile(rb"(?:0x)?[0-9a-fA-F\s:]+")
 
 def _announce(system: System) -> None:
     """Where to look, after a start."""
-    names = {"web": "dashboard and API", "mqtt": "MQTT", "gbt32960": "GB/T 32960"}
+    names = {
+        "web": "dashboard and API",
+        "mqtt": "MQTT",
+        "mqtt_tls": "MQTT over TLS",
+        "gbt32960": "GB/T 32960",
+        "gbt32960_tls": "GB/T 32960 over TLS",
+    }
     table = Table.grid(padding=(0, 2))
-    for key in ("web", "mqtt", "gbt32960"):
+    web = "https" if system.settings.web.tls.enabled else "http"
+    schemes = {"web": web, "mqtt": "mqtt", "mqtt_tls": "mqtts", "gbt32960": "tcp", "gbt32960_tls": "tls"}
+    for key, name in names.items():
         if key in system.addresses:
             host, port = system.addresses[key]
-            scheme = {"web": "http", "mqtt": "mqtt", "gbt32960": "tcp"}[key]
-            table.add_row(f"  {names[key]}", f"[bold]{scheme}://{host}:{port}[/bold]")
+            table.add_row(f"  {name}", f"[bold]{schemes[key]}://{host}:{port}[/bold]")
     if "web" in system.addresses:
         host, port = system.addresses["web"]
-        table.add_row("  API description", f"http://{host}:{port}/openapi.json")
+        table.add_row("  API description", f"{web}://{host}:{port}/openapi.json")
     out.print(table)
 
 

@@ -17,6 +17,7 @@ import uvicorn
 from schemas.downlink import CommandDesk
 from schemas.registry.desk import RegistryDesk
 from schemas.seams import LetterDesk, Queries
+from services.certificates import Certificates
 from services.errors import PortInUse, UsageError
 from services.settings import Settings
 from services.web.app import create_app
@@ -96,6 +97,9 @@ async def serve(
     """
     listening = sock or bind(settings.web.host if host is None else host, settings.web.port if port is None else port)
     address = listening.getsockname()[:2]
+    certificates = None
+    if settings.web.tls.enabled:
+        certificates = Certificates(settings.web.tls, "web.tls", ("http/1.1",))
     config = uvicorn.Config(
         create_app(settings, queries, letters=letters, commands=commands, registry=registry),
         http="httptools",
@@ -107,6 +111,7 @@ async def serve(
         proxy_headers=False,
         limit_concurrency=REQUESTS_MAX,
         timeout_graceful_shutdown=round(GRACE_S),
+        ssl_context_factory=(lambda _config, _default: certificates.context) if certificates is not None else None,
     )
     server = _Server(config)
 
@@ -119,8 +124,11 @@ async def serve(
 
     try:
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(watch(), name="web-stop")
+            watching = [group.create_task(watch(), name="web-stop")]
+            if certificates is not None:
+                watching.append(group.create_task(certificates.keep_fresh(), name="web-certificates"))
             await group.create_task(server.serve(sockets=[listening]), name="web-serve")
-            watching.cancel()
+            for task in watching:
+                task.cancel()
     finally:
         listening.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from services.errors import PortInUse, UsageError
 from services.settings import Settings
 from services.store.queries import Queries
 from services.web.server import bind, serve
+from tests.gateway.certs import client_context, make
 from tests.web import rows
 
 
@@ -48,6 +50,23 @@ def test_runs_on_the_loop_that_production_has(fleet_dsn: str) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(once()) == 4
+
+
+async def test_https_with_a_certificate(fleet_dsn: str, tmp_path: Path) -> None:
+    made = make(tmp_path)
+    settings = Settings.read(overrides={"web": {"tls": {"cert_file": made["cert_file"], "key_file": made["key_file"]}}})
+    stop = asyncio.Event()
+    address: asyncio.Future[tuple[str, int]] = asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve(settings, Queries(fleet_dsn), stop, port=0, started=address.set_result))
+        _, port = await address
+        async with httpx.AsyncClient(base_url=f"https://localhost:{port}", verify=client_context(made)) as client:
+            assert (await client.get("/v1/vehicles")).json()["count"] == 4
+        with pytest.raises(httpx.ConnectError):
+            await httpx.AsyncClient(base_url=f"https://localhost:{port}").get("/v1/vehicles")
+        with pytest.raises(httpx.RemoteProtocolError):
+            await httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}").get("/v1/vehicles")
+        stop.set()
 
 
 async def test_port_in_use_is_said_before_anything_starts() -> None:
