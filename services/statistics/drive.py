@@ -1,4 +1,4 @@
-# ruff: noqa: F405 - names of drive_state
+# ruff: noqa: F405 - names of drive_layout
 """Motion, energy, trips and charges: one pass in time order (4.1 to 4.5).
 
 Records arrive, get their mode, and are settled one behind the other: a record whose mode differs from the one before
@@ -23,7 +23,9 @@ Conventions of this project [P], where the rules leave room:
   goes on through a gap (at most 600 s) says how much of that is its own.
 * A stop that began before a gap goes on in it, unless the odometer rose.
 * A charge reaches from its first charging record to its last; pauses between runs are inside, with their energy.
-  Records of the plateau (SOC 100 %, below 1 A) neither begin nor prolong one.
+  "SOC not lower" between runs: by less than a whole point, as most vehicles know no finer (a real car that tells
+  tenths lost one in a pause of three minutes).
+* Records of the plateau (SOC 100 %, below 1 A) neither begin nor prolong a charge.
 * The middle half of a charge is read from a profile of 32 bins, which double their width as it grows.
 * Capacity takes SOC and charge at the first and the last charging record that tell the SOC.
 """
@@ -78,8 +80,8 @@ from schemas.statistics.sessions import (
     TABLE,
 )
 from services.statistics import drive_twin
-from services.statistics.drive_state import *  # noqa: F403 - its columns are this kernel's variables
-from services.statistics.drive_state import LAYOUT, STATE, initial_state
+from services.statistics.drive_layout import *  # noqa: F403 - its columns are this kernel's variables
+from services.statistics.drive_layout import LAYOUT, STATE, initial_state
 
 _TRIPS: Final = TABLE["trips"]
 _CHARGES: Final = TABLE["charges"]
@@ -364,7 +366,7 @@ def _charge(r: Any, s: Any, h: Any, mode: int, covered: bool, findings: F64, fou
             s[CHARGE_DROVE] = 1.0
         moved = s[CHARGE_MOVED_M] >= MOVED_M
         apart = now - s[CHARGE_END] > SPLIT_S
-        lower = active and (s[CHARGE_IDLE] != 0.0 or not covered) and r[R_SOC] < s[CHARGE_SOC_END]
+        lower = active and (s[CHARGE_IDLE] != 0.0 or not covered) and s[CHARGE_SOC_END] - r[R_SOC] >= LOWER_SOC_PCT
         if moved or apart or lower:
             cause = STOPPED_CHARGING
             if moved or s[CHARGE_DROVE] != 0.0:

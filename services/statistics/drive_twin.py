@@ -19,7 +19,7 @@ from schemas.statistics.sessions import (
     SWITCHED_OFF,
     TABLE,
 )
-from services.statistics import drive_state as columns
+from services.statistics import drive_layout as columns
 
 _NAN: Final = math.nan
 _SUMS: Final = ("records", "m", "untracked_m", "covered_s", "moving_s", "out_kwh", "regen_kwh", "used_m", "used_kwh")
@@ -397,7 +397,7 @@ class _Fold:
                 v.charge_drove = 1.0
             moved = v.charge_moved_m >= columns.MOVED_M
             apart = row.time - v.charge_end > columns.SPLIT_S
-            lower = active and (v.charge_idle or not covered) and row.soc < v.charge_soc_end
+            lower = active and (v.charge_idle or not covered) and v.charge_soc_end - row.soc >= columns.LOWER_SOC_PCT
             if not (moved or apart or lower):
                 self.charge_goes_on(row, active)
                 return

@@ -53,7 +53,7 @@ from schemas.statistics.records import (
 )
 from schemas.statistics.sessions import FINDING_WIDTH
 from services.statistics import quality_twin
-from services.statistics.quality_state import (
+from services.statistics.quality_layout import (
     BY_ODOMETER_KM,
     BY_POSITION_KM,
     CELL_LIST,

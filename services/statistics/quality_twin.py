@@ -9,7 +9,7 @@ from typing import Any, Final
 from schemas.signals import State
 from schemas.statistics.measures import CHECKS, INDEX, TALLY_BEGIN
 from schemas.statistics.records import DAY_ENDS, FIELDS, KIND_LOGOUT, NO_CELL
-from services.statistics import quality_state as columns
+from services.statistics import quality_layout as columns
 
 _FLAWED: Final = (State.ABNORMAL, State.INVALID, State.OUT_OF_RANGE)
 _NAN: Final = math.nan

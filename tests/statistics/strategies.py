@@ -21,11 +21,14 @@ def life(seed: int, vehicle: int = 0, records: int = 300, dirt: float = 0.05, li
     odometer, soc, longitude = float(rng.integers(0, 50_000)), float(rng.integers(10, 100)), 116.3
     times, kinds = [], []
     rows: dict[str, list[float]] = {name: [] for name in FIELDS}
-    doing, left = "driving", 0
+    doing, left, strong, warm = "driving", 0, 0.0, 25.0
     for _ in range(records):
         if left <= 0:
             doing = str(rng.choice(["driving", "parked", "charging", "silent", "off"]))
-            left = int(rng.choice([1, 2, 5, 20, 60]))
+            left = int(rng.choice([1, 2, 5, 20, 60, 200]))
+            strong, warm = float(rng.uniform(20, 200)), float(rng.choice([5, 25]))
+            if rng.random() < dirt / 4:  # another instrument
+                odometer = float(rng.integers(0, 50_000))
         left -= 1
         step = cadence if rng.random() < 0.9 else cadence * int(rng.integers(1, 12))
         if doing == "silent":
@@ -33,7 +36,9 @@ def life(seed: int, vehicle: int = 0, records: int = 300, dirt: float = 0.05, li
             left = 0
         now += step
         speed = float(np.round(rng.uniform(0, 90), 1)) if doing == "driving" and rng.random() < 0.8 else 0.0
-        current = {"driving": rng.uniform(-80, 150), "charging": rng.uniform(-100, 1)}.get(doing, rng.uniform(0, 2))
+        current = {"driving": rng.uniform(-80, 150), "charging": rng.uniform(-1.1, 0) * strong}.get(
+            doing, rng.uniform(0, 2)
+        )
         if doing == "driving" or (doing == "silent" and rng.random() < 0.5):
             odometer += speed * step / 3600 if doing == "driving" else step / 90
         soc = float(np.clip(soc - current * step / 3600 / 1.5, 0, 100))
@@ -48,7 +53,7 @@ def life(seed: int, vehicle: int = 0, records: int = 300, dirt: float = 0.05, li
             "location_valid": float(rng.random() < 0.9), "longitude_deg": longitude, "latitude_deg": 39.9,
             "max_cell_voltage_v": 3.7, "min_cell_voltage_v": 3.6, "max_temp_c": 30, "min_temp_c": 20,
             "alarm_level": float(rng.choice([0, 0, 0, 1, 2, 3])), "alarm_flags": float(rng.choice([0, 0, 1, 6, 2**18])),
-            "probe_max_c": np.round(rng.uniform(5, 60)), "probe_min_c": np.round(rng.uniform(-10, 5)),
+            "probe_max_c": np.round(warm + rng.uniform(0, 30)), "probe_min_c": np.round(warm - rng.uniform(0, 15)),
         }  # fmt: skip
         if rng.random() < dirt:  # one field goes wrong
             name = str(rng.choice(list(values)))

@@ -23,6 +23,7 @@ TRIP_S: Final = 300.0
 MOVED_M: Final = 100.0  # 4.4: runs of charging at one odometer
 FALL_M: Final = 1000.0  # 4.3
 SPEED_MAX_KMH: Final = 220.0  # 3.4 (5): a rise faster than this (and FALL_M more) is not driven
+LOWER_SOC_PCT: Final = 1.0  # 4.4: "SOC not lower"
 CHARGE_S: Final = 120.0
 CHARGE_SOC_PCT: Final = 1.0
 CHARGE_KWH: Final = 0.1
@@ -40,7 +41,7 @@ BIN_S: Final = 16.0
     R_SPEED, R_MOVING_S,
     R_ODOMETER, R_ODOMETER_BEFORE,  # km, NaN without a usable reading
     R_RISE_M, R_RISE_IN_GAP, R_RESET,
-    R_POWER, R_CURRENT,  # kW, A; NaN unless voltage and current are known
+    R_POWER, R_CURRENT,  # kW (NaN unless voltage and current are known), A
     R_ELECTRIC_S, R_KWH, R_AH,  # interval from the record before with both known; 0: none within the limit
     R_SOC, R_LONGITUDE, R_LATITUDE, R_TEMP_MEAN, R_TEMP_MAX,
 ) = range(21)  # fmt: skip
