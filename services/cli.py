@@ -14,9 +14,7 @@ import re
 import signal
 import sys
 import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +34,8 @@ from services import (
     cli_schema,
     cli_signals,
 )
-from services.errors import NevstreamError, Unavailable, UsageError
+from services.api_client import ask
+from services.errors import NevstreamError, UsageError
 from services.settings import Settings, sample
 from services.terminal import ApiOption, ConfigOption, JsonOption, database, err, out
 
@@ -304,28 +303,6 @@ def decode(
 # -- asking the running system -------------------------------------------------------------------------
 
 
-def _ask(api: str | None, path: str, **query: Any) -> Any:
-    """GET a JSON document of the API; problems become messages."""
-    if api is None:
-        settings = Settings.read()
-        running = settings.runtime_dir / "system.json"
-        web = json.loads(running.read_text("utf-8"))["web"] if running.exists() else settings.web.model_dump()
-        api = f"http://{web['host']}:{web['port']}"
-    words = urllib.parse.urlencode({k: v for k, v in query.items() if v is not None})
-    url = f"{api.rstrip('/')}{path}{'?' + words if words else ''}"
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"--api {api!r}: give a URL that starts with http:// or https://")
-    try:
-        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - scheme checked above
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        problem = json.loads(error.read() or b"{}")
-        told = (problem.get("title", error.reason), problem.get("detail", url), problem.get("how_to_fix", ""))
-        raise UsageError(". ".join(word.rstrip(".") for word in told if word)) from error
-    except (urllib.error.URLError, OSError) as error:
-        raise Unavailable(f"no answer from {api}: {error}; is `nevstream up` running there? (--api URL)") from error
-
-
 @vehicles_app.command("list")
 def vehicles_list(
     search: Annotated[str | None, typer.Argument(help="Beginning of the VIN.")] = None,
@@ -334,7 +311,7 @@ def vehicles_list(
     as_json: JsonOption = False,
 ) -> None:
     """List vehicles with their newest report."""
-    page = _ask(api, "/v1/vehicles", vin=search, limit=limit)
+    page = ask(api, "/v1/vehicles", vin=search, limit=limit)
     if as_json:
         print(json.dumps(page, ensure_ascii=False))
         return
@@ -392,7 +369,7 @@ app.command()(cli_doctor.doctor)
 @app.command()
 def latest(vin: str, api: ApiOption = None, as_json: JsonOption = False) -> None:
     """Show the newest report of a vehicle, every signal of it."""
-    report = _ask(api, f"/v1/vehicles/{urllib.parse.quote(vin, safe='')}/latest")
+    report = ask(api, f"/v1/vehicles/{urllib.parse.quote(vin, safe='')}/latest")
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
         return

@@ -72,13 +72,14 @@ class Subject:
             "newest_data_time": ctx.local(self.facts["newest_at"]),
             "settled_through": ctx.local(self.facts["through_at"]),
             "telemetry_newest_time": ctx.local(self.facts["telemetry_at"]),
+            "time_zone": ctx.zone.key,
             "needs": [
                 {
                     "fact": name,
                     "text": _FACTS.get(name, name),
                     "for": purposes,
-                    "how_to_fix": f"Put {name} of this vehicle or of its model into the registry "
-                    f"(nevstream vehicles import, column {name}).",
+                    "how_to_fix": f"Tell the registry: nevstream vehicles set {self.vin} {name}=VALUE, or for all of a "
+                    f"model nevstream models set MODEL {name}=VALUE.",
                 }
                 for name, purposes in self.lacking.items()
             ],
@@ -175,6 +176,7 @@ class AsOf(BaseModel):
         description="What lies before is changed by late or reissued data only"
     )
     telemetry_newest_time: AwareDatetime | None = Field(description="Newest record stored, folded or not")
+    time_zone: str = Field(description="In which days begin, and times are given")
     needs: list[Need]
 
 
