@@ -108,7 +108,7 @@ CREATE INDEX alarm_deliveries_finished ON alarm_deliveries (hook, finished_at);
 
 -- Since when the offline rule has watched without a pause: before that, silence may have been ours.
 CREATE TABLE alarm_watch (
-    only           boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single         boolean PRIMARY KEY DEFAULT true CHECK (single),
     watching_since timestamptz NOT NULL,
     looked_at      timestamptz NOT NULL
 );

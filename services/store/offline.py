@@ -19,7 +19,7 @@ _TIMEOUT_S: Final = 120.0
 
 _WATCH: Final = """
     INSERT INTO alarm_watch AS w (watching_since, looked_at) VALUES (%(now)s, %(now)s)
-    ON CONFLICT (only) DO UPDATE SET looked_at = excluded.looked_at, watching_since =
+    ON CONFLICT (single) DO UPDATE SET looked_at = excluded.looked_at, watching_since =
         CASE WHEN w.looked_at < %(now)s - make_interval(secs => %(pause_s)s) THEN %(now)s ELSE w.watching_since END
     RETURNING watching_since
 """
