@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.statistics import battery
+from services.statistics import alarms, battery
 from tests.statistics.battery_lives import Life, battery_fleets
 from tests.statistics.make_records import Run, cut, same, same_findings
 
-KERNELS = {"battery": (battery, "fold_battery")}
+KERNELS = {"battery": (battery, "fold_battery"), "alarms": (alarms, "fold_alarms")}
 
 
 def folded(life: Life, fold: str, twin: bool = False, cuts: tuple[int, ...] = ()) -> Run:
