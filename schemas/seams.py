@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.batch import Committed, RowBatch
+from schemas.fleet_queries import FleetQueries
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +287,7 @@ class SessionQueries(Protocol):
         ...
 
 
-class Queries(SessionQueries, Protocol):
+class Queries(SessionQueries, FleetQueries, Protocol):
     """What the API asks of the store.  Nothing here writes, and everything is bounded by a limit and a time-out.
 
     Every method raises ``StoreUnavailable`` when the database is away or all connections stay busy,

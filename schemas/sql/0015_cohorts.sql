@@ -165,6 +165,8 @@ CREATE TABLE vehicle_checks (
     failed     integer NOT NULL,
     totals     integer[] NOT NULL,
     failures   integer[] NOT NULL,
+    cells_seen  integer,           -- most cells and probes that a record listed; NULL: none did
+    probes_seen integer,
     PRIMARY KEY (week, vehicle_id)
 );
 

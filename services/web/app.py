@@ -25,6 +25,7 @@ from schemas.downlink import CommandDesk
 from schemas.registry.desk import RegistryDesk
 from schemas.seams import LetterDesk, Queries
 from services.errors import SettingsError
+from services.credit_rules import rules_of
 from services.own_signals import signals_of
 from services.settings import Settings
 from services.web import (
@@ -34,6 +35,8 @@ from services.web import (
     days,
     dead_letters,
     diagnosis,
+    fleet,
+    fleet_lists,
     models,
     problems,
     sessions,
@@ -44,6 +47,7 @@ from services.web import (
     vehicles,
 )
 from services.web import commands as commands_router
+from services.web import credits as credits_router
 from services.web import registry as registry_router
 from services.web.own import OwnSignals
 from services.web.parameters import Context
@@ -66,7 +70,9 @@ _TAGS: Final = [
     {"name": "days", "description": "What is kept of a vehicle per local day and hour, and how complete it is."},
     {"name": "battery", "description": "Capacity, health, cells, resistance and insulation of a vehicle."},
     {"name": "registry", "description": "What operators know of vehicles and models."},
+    {"name": "credits", "description": "The dual credit (双积分) as an estimate, and its rules by year."},
     {"name": "dead letters", "description": "Refused frames: nothing is dropped silently."},
+    {"name": "fleet", "description": "Metrics by window and group, the yearly report, lists to follow up."},
     {"name": "data quality", "description": "Signals that are not what they should be, and the checks."},
     {"name": "commands", "description": "What is asked of a terminal, and what it answers."},
     {"name": "system", "description": "Overview, signal catalogue, health and metrics."},
@@ -116,7 +122,7 @@ def create_app(
 
     Without ``letters``, ``commands`` and ``registry`` it only reads.
 
-    Raises ``SettingsError`` when ``time_zone`` is not one that this machine knows.
+    Raises ``SettingsError`` when ``time_zone`` is not one that this machine knows, and for files with mistakes.
     """
     try:
         zone = ZoneInfo(settings.time_zone)
@@ -151,10 +157,10 @@ def create_app(
         lifespan=lifespan,
         responses=_RESPONSES,
     )
-    app.state.context = Context(settings, queries, zone, now, letters, own, commands, registry)
+    app.state.context = Context(settings, queries, zone, now, letters, own, commands, registry, rules_of(settings.credits.rules_file))
     for module in (
         vehicles, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness, timeline, battery,
-        registry_router, data_quality, dead_letters, system,
+        fleet, fleet_lists, registry_router, credits_router, data_quality, dead_letters, system,
     ):  # fmt: skip
         app.include_router(module.router)
 
