@@ -35,7 +35,8 @@ FRAME_COLUMNS: Final = 9
 A_SLOT: Final = 0
 A_ID: Final = 1
 A_CODE: Final = 2
-ACK_COLUMNS: Final = 3
+A_FIRST: Final = 3  # first byte of the answer: PUBACK, PUBREC, or PUBCOMP for a PUBREL
+ACK_COLUMNS: Final = 4
 
 # What a kernel leaves to Python.
 S_KIND: Final = 0

@@ -17,10 +17,13 @@ from schemas.batch import I32, I64, U8, U32, VIN_BYTES, Codec
 from schemas.gbt32960.frame import FRAME_BYTES_MIN
 from schemas.gbt32960.replies import write_reply
 from schemas.jit import kernel
+from schemas.mqtt.wire import PacketType
 from services.gateway.columns import (
     A_CODE,
+    A_FIRST,
     A_ID,
     A_SLOT,
+    ACK_COLUMNS,
     F_ACK,
     F_CODEC,
     F_DETAIL,
@@ -49,6 +52,7 @@ from services.gateway.columns import (
 
 PUBACK_BYTES_MAX: Final = 5
 _GBT32960: Final = int(Codec.GBT32960)
+_PUBCOMP: Final = int(PacketType.PUBCOMP) << 4
 
 _write_reply = cast("Any", write_reply).compiled
 
@@ -75,8 +79,8 @@ def _write_pubacks_twin(
     acks: I64, n: int, serial: I64, at: int, n_spans: int, out: U8, spans: I64, unacked: I32
 ) -> tuple[int, int]:
     last = None
-    for slot, packet_id, code in acks[:n].tolist():
-        answer = bytes((0x40, 3 if code else 2, *packet_id.to_bytes(2, "big"))) + (bytes((code,)) if code else b"")
+    for slot, packet_id, code, first in acks[:n].tolist():
+        answer = bytes((first, 3 if code else 2, *packet_id.to_bytes(2, "big"))) + (bytes((code,)) if code else b"")
         if slot != last:
             spans[n_spans] = [slot, serial[slot], at, at, 0]
             n_spans += 1
@@ -84,8 +88,9 @@ def _write_pubacks_twin(
         out[at : at + len(answer)] = np.frombuffer(answer, np.uint8)
         at += len(answer)
         spans[n_spans - 1, SPAN_END] = at
-        spans[n_spans - 1, SPAN_ACKS] += 1
-        unacked[slot] += 1
+        if first != _PUBCOMP:
+            spans[n_spans - 1, SPAN_ACKS] += 1
+            unacked[slot] += 1
     return at, n_spans
 
 
@@ -179,9 +184,9 @@ def absorb(arena: U8, frames: I64, n: int, vin: U8, door: int, received_us: int,
 def write_pubacks(
     acks: I64, n: int, serial: I64, at: int, n_spans: int, out: U8, spans: I64, unacked: I32
 ) -> tuple[int, int]:
-    """Write the PUBACKs of ``acks`` (columns A_*) to ``out[at:]``, one span per run of a slot.
+    """Write the PUBACKs, PUBRECs and PUBCOMPs of ``acks`` (columns A_*) to ``out[at:]``, one span per run of a slot.
 
-    Counts them as un-acked of their connection.  Returns (offset behind them, number of spans).
+    Counts publishes as un-acked of their connection.  Returns (offset behind them, number of spans).
     """
     last = np.int64(-1)
     for i in range(n):
@@ -194,7 +199,7 @@ def write_pubacks(
             n_spans += 1
             last = slot
         code = acks[i, A_CODE]
-        out[at] = 0x40
+        out[at] = acks[i, A_FIRST]
         out[at + 1] = 3 if code != 0 else 2
         out[at + 2] = acks[i, A_ID] >> 8
         out[at + 3] = acks[i, A_ID] & 0xFF
@@ -203,8 +208,9 @@ def write_pubacks(
             out[at] = code
             at += 1
         spans[n_spans - 1, SPAN_END] = at
-        spans[n_spans - 1, SPAN_ACKS] += 1
-        unacked[slot] += 1
+        if acks[i, A_FIRST] != _PUBCOMP:
+            spans[n_spans - 1, SPAN_ACKS] += 1
+            unacked[slot] += 1
     return at, n_spans
 
 
@@ -307,7 +313,7 @@ def warm() -> None:
     serial = np.zeros(1, np.int64)
     unacked = np.zeros(1, np.int32)
     absorb(data, rows, 0, np.zeros((1, VIN_BYTES), np.uint8), 1, 1, 0, data, rows)
-    write_pubacks(np.zeros((1, 3), np.int64), 0, serial, 0, 0, data, np.zeros((1, 5), np.int64), unacked)
+    write_pubacks(np.zeros((1, ACK_COLUMNS), np.int64), 0, serial, 0, 0, data, np.zeros((1, 5), np.int64), unacked)
     write_replies(data, rows, 0, serial, 0, 0, data, np.zeros((1, 5), np.int64))
     small, large = np.zeros((3, 1), np.uint8), np.zeros((2, 1), np.uint32)
     by_partition(data, rows, 0, data, large[0], serial, small, large, np.zeros((2, 2), np.int64))

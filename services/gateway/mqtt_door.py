@@ -1,5 +1,7 @@
-"""The MQTT listener: sessions of vehicles that publish under their own VIN, MQTT 3.1.1 and 5, QoS 0 and 1.
+"""The MQTT listener: sessions of vehicles that publish under their own VIN, MQTT 3.1.1 and 5, QoS 0, 1 and 2.
 
+Exactly once (QoS 2) needs no memory of packet identifiers here: a publish that comes again before its PUBREL is
+journaled again and answered with PUBREC again, and the pipeline stores it once, whatever the QoS.
 It is not a broker: nothing is routed between clients, nothing is retained, no session outlives its
 connection.  Publishes stay in the kernel; this file is about everything else.
 """
@@ -69,7 +71,6 @@ _VIOLATIONS: Final = {
     Code.MALFORMED_PACKET: "a packet that cannot be parsed",
     Code.PROTOCOL_ERROR: "a packet that is not allowed here",
     Code.PACKET_TOO_LARGE: "the packet is larger than maximum packet size (gateway.limits.packet_bytes_max)",
-    Code.QOS_NOT_SUPPORTED: "QoS 2 is not supported: publish with QoS 0 or 1",
     Code.RETAIN_NOT_SUPPORTED: "nothing is retained here: publish without the retain flag",
     Code.TOPIC_ALIAS_INVALID: "topic aliases are not supported: topic alias maximum is 0",
     Code.TOPIC_NAME_INVALID: "a topic name may not hold wildcards",
@@ -242,7 +243,6 @@ class MqttDoor(BaseDoor):
             if connect.properties.get("session_expiry_interval"):
                 values["session_expiry_interval"] = 0
             values["receive_maximum"] = self.mqtt.receive_maximum
-            values["maximum_qos"] = 1
             values["retain_available"] = 0
             values["maximum_packet_size"] = self.limits.packet_bytes_max
             if not connect.client_id:

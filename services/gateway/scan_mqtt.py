@@ -35,6 +35,7 @@ from schemas.mqtt.wire import Code, PacketType
 from schemas.reasons import CODE as REASON
 from services.gateway.columns import (
     A_CODE,
+    A_FIRST,
     A_ID,
     A_SLOT,
     F_ACK,
@@ -72,13 +73,15 @@ _PUBLISH: Final = int(PacketType.PUBLISH)
 _SUBSCRIBE: Final = int(PacketType.SUBSCRIBE)
 _UNSUBSCRIBE: Final = int(PacketType.UNSUBSCRIBE)
 _PUBACK: Final = int(PacketType.PUBACK)
+_PUBREC: Final = int(PacketType.PUBREC)
+_PUBREL: Final = int(PacketType.PUBREL)
+_PUBCOMP: Final = int(PacketType.PUBCOMP)
 _PINGREQ: Final = int(PacketType.PINGREQ)
 _DISCONNECT: Final = int(PacketType.DISCONNECT)
 
 _MALFORMED_PACKET: Final = int(Code.MALFORMED_PACKET)
 _PROTOCOL_ERROR: Final = int(Code.PROTOCOL_ERROR)
 _PACKET_TOO_LARGE: Final = int(Code.PACKET_TOO_LARGE)
-_QOS_NOT_SUPPORTED: Final = int(Code.QOS_NOT_SUPPORTED)
 _RETAIN_NOT_SUPPORTED: Final = int(Code.RETAIN_NOT_SUPPORTED)
 _TOPIC_ALIAS_INVALID: Final = int(Code.TOPIC_ALIAS_INVALID)
 _RECEIVE_MAXIMUM_EXCEEDED: Final = int(Code.RECEIVE_MAXIMUM_EXCEEDED)
@@ -187,13 +190,11 @@ def _mqtt_scan_twin(
                 qos = first >> 1 & 3
                 if bad:
                     violation = bad
-                elif qos == 2:
-                    violation = _QOS_NOT_SUPPORTED
                 elif alias:
                     violation = _TOPIC_ALIAS_INVALID
                 elif five[slot] and first & 1:
                     violation = _RETAIN_NOT_SUPPORTED
-                elif five[slot] and qos == 1 and pending >= receive_max:
+                elif five[slot] and qos and pending >= receive_max:
                     violation = _RECEIVE_MAXIMUM_EXCEEDED
                 else:
                     if counts[1] == len(acks) or counts[0] + (after - payload) // 2 + 2 > len(frames):
@@ -242,7 +243,18 @@ def _mqtt_scan_twin(
                         break
                     if qos:
                         pending += 1
-                        put(acks, 1, slot, packet_id, code)
+                        put(acks, 1, slot, packet_id, code, _PUBREC << 4 if qos == 2 else _PUBACK << 4)
+                    continue
+            elif kind == _PUBREL:
+                released = int.from_bytes(bytes(arena[body : min(body + 2, after)]), "big")
+                if first & 15 != 2 or after - body < 2 or not released or (after - body > 2 and not five[slot]):
+                    violation = _MALFORMED_PACKET
+                elif counts[1] == len(acks):
+                    ended = SEG_SCAN
+                    break
+                else:
+                    put(acks, 1, slot, released, 0, _PUBCOMP << 4)
+                    at = after
                     continue
             elif kind in (_CONNECT, _SUBSCRIBE, _UNSUBSCRIBE, _PUBACK, _PINGREQ, _DISCONNECT):
                 wanted = 2 if kind in (_SUBSCRIBE, _UNSUBSCRIBE) else 0
@@ -433,13 +445,11 @@ def mqtt_scan(
                 qos = first >> 1 & 3
                 if bad != 0:
                     violation = np.int64(bad)
-                elif qos == 2:
-                    violation = np.int64(_QOS_NOT_SUPPORTED)
                 elif alias != 0:
                     violation = np.int64(_TOPIC_ALIAS_INVALID)
                 elif is_five and first & 1 != 0:
                     violation = np.int64(_RETAIN_NOT_SUPPORTED)
-                elif is_five and qos == 1 and pending >= receive_max:
+                elif is_five and qos != 0 and pending >= receive_max:
                     violation = np.int64(_RECEIVE_MAXIMUM_EXCEEDED)
                 else:
                     if n_acks == len(acks) or n_frames + (after - payload) // 2 + 2 > len(frames):
@@ -478,7 +488,23 @@ def mqtt_scan(
                         acks[n_acks, A_SLOT] = slot
                         acks[n_acks, A_ID] = packet_id
                         acks[n_acks, A_CODE] = code
+                        acks[n_acks, A_FIRST] = (_PUBREC if qos == 2 else _PUBACK) << 4
                         n_acks += 1
+                    continue
+            elif kind == _PUBREL:
+                short = after - body < 2 or (after - body > 2 and not is_five)
+                if short or first & 15 != 2 or (arena[body] == 0 and arena[body + 1] == 0):
+                    violation = np.int64(_MALFORMED_PACKET)
+                elif n_acks == len(acks):
+                    ended = np.int64(SEG_SCAN)
+                    break
+                else:
+                    acks[n_acks, A_SLOT] = slot
+                    acks[n_acks, A_ID] = np.int64(arena[body]) << 8 | np.int64(arena[body + 1])
+                    acks[n_acks, A_CODE] = 0
+                    acks[n_acks, A_FIRST] = _PUBCOMP << 4
+                    n_acks += 1
+                    at = after
                     continue
             elif kind in (_CONNECT, _SUBSCRIBE, _UNSUBSCRIBE, _PUBACK, _PINGREQ, _DISCONNECT):
                 flags = 2 if kind in (_SUBSCRIBE, _UNSUBSCRIBE) else 0

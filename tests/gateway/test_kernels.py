@@ -96,6 +96,12 @@ def mqtt_streams(draw: st.DrawFn, five: bool) -> bytes:
             b"\xc0\x01\x00",
             b"\x40\x02\x00\x01",
             b"\x41\x02\x00\x01",
+            b"\x62\x02\x01\x02",
+            b"\x62\x02\x00\x00",
+            b"\x62\x03\x00\x07\x92",
+            b"\x60\x02\x00\x07",
+            b"\x62\x01\x00",
+            b"\x50\x02\x00\x07",
         ]
     )
     raw = b"".join(draw(st.lists(st.one_of(good, good, good, other), max_size=6)))
@@ -264,9 +270,16 @@ def test_absorb_group_and_answer(items: list[tuple[int, int, int, int, int]]) ->
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 65535), st.sampled_from([0, 0, 0x87])), max_size=20))
-def test_pubacks(items: list[tuple[int, int, int]]) -> None:
-    acks = np.array([*items, (0, 0, 0)], np.int64)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.integers(1, 65535), st.sampled_from([0, 0, 0x87]), st.sampled_from([0x40, 0x50, 0x70])
+        ),
+        max_size=20,
+    )
+)
+def test_pubacks(items: list[tuple[int, int, int, int]]) -> None:
+    acks = np.array([*items, (0, 0, 0, 0)], np.int64)
     serial = np.array([7, 5, 9], np.int64)
     found = []
     for which in ("compiled", "twin"):
@@ -276,8 +289,9 @@ def test_pubacks(items: list[tuple[int, int, int]]) -> None:
         answered = getattr(gather.write_pubacks, which)(acks, len(items), serial, 0, 0, out, spans, unacked)
         found.append([tuple(int(v) for v in answered), out.tolist(), spans.tolist(), unacked.tolist()])
     assert found[0] == found[1]
-    five = b"".join(encode_puback(packet_id, code, 5) for _, packet_id, code in items)
+    five = b"".join(bytes((first,)) + encode_puback(packet_id, code, 5)[1:] for _, packet_id, code, first in items)
     assert bytes(found[0][1][: len(five)]) == five
+    assert found[0][3] == [sum(first != 0x70 for slot, *_, first in items if slot == k) for k in range(3)]
 
 
 def in_group(items: list[tuple[int, int, int, int, int]]) -> Frames:

@@ -210,7 +210,6 @@ async def test_connack_of_mqtt_5_says_what_there_is(start: Start) -> None:
     assert found.properties == {
         "session_expiry_interval": 0,
         "receive_maximum": 20,
-        "maximum_qos": 1,
         "retain_available": 0,
         "maximum_packet_size": 262_144,
         "assigned_client_identifier": f"nevstream-{VIN}",
@@ -410,7 +409,8 @@ async def test_will_is_kept_until_a_clean_goodbye(start: Start) -> None:
 
 
 VIOLATIONS = [
-    (publish(report(), 1, version=5, qos=2), Code.QOS_NOT_SUPPORTED),
+    (bytes.fromhex("62020000"), Code.MALFORMED_PACKET),
+    (bytes.fromhex("60020001"), Code.MALFORMED_PACKET),
     (publish(report(), 1, version=5, retain=True), Code.RETAIN_NOT_SUPPORTED),
     (publish(report(), 1, version=5, properties={"topic_alias": 1}), Code.TOPIC_ALIAS_INVALID),
     (publish(report(), 1, version=5, topic="nev/#"), Code.TOPIC_NAME_INVALID),
@@ -434,12 +434,43 @@ async def test_a_violation_ends_the_connection_with_its_code(start: Start, packe
     assert found.properties["reason_string"]
 
 
-@pytest.mark.parametrize("packet", [publish(report(), qos=2), connect(), b"\x32" + varint(300_000) + b"\0\x21"])
+@pytest.mark.parametrize("packet", [bytes.fromhex("62020000"), connect(), b"\x32" + varint(300_000) + b"\0\x21"])
 async def test_a_violation_of_3_1_1_is_closed(start: Start, packet: bytes) -> None:
     run = await start()
     client = await run.mqtt()
     client.send(packet)
     assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_exactly_once_is_received_after_it_is_durable(start: Start, version: int) -> None:
+    """MQTT-4.3.3: PUBREC for the publish, again for its repetition, then PUBCOMP for every PUBREL."""
+    run = await start()
+    client = await run.mqtt(version=version)
+    run.journal.gate.clear()
+    client.send(publish(report(), 7, version=version, qos=2))
+    await run.until(lambda: run.gateway._committer.in_flight_bytes > 0)
+    assert await run.kept() == []
+    run.journal.gate.set()
+    await client.expect(bytes.fromhex("50020007"))
+    client.send(publish(report(), 7, version=version, qos=2, dup=True))
+    await client.expect(bytes.fromhex("50020007"))
+    client.send(bytes.fromhex("62020007"))
+    await client.expect(bytes.fromhex("70020007"))
+    client.send(bytes.fromhex("62020007"))  # the PUBCOMP was lost on its way
+    await client.expect(bytes.fromhex("70020007"))
+    client.send(publish(report(second=8), 7, version=version, qos=2), publish(report(second=9), 8, version=version))
+    await client.expect(bytes.fromhex("50020007" + "40020008"))
+    # what came twice lies in the journal twice, and is stored once (tests/e2e)
+    assert await run.kept() == [("", report()), ("", report()), ("", report(second=8)), ("", report(second=9))]
+
+
+async def test_a_refused_publish_at_qos_2_ends_with_its_pubrec(start: Start) -> None:
+    run = await start()
+    client = await run.mqtt(version=5)
+    client.send(publish(report(OTHER), 3, version=5, qos=2, topic=f"nev/v1/{OTHER}/gbt32960"))
+    await client.expect(bytes.fromhex("5003000387"))
+    assert [reason for reason, _ in await run.kept()] == ["foreign_vin"]
 
 
 async def test_an_oversize_publish_is_kept_as_far_as_it_came(start: Start) -> None:
