@@ -25,6 +25,7 @@ from rich.table import Table
 from services import (
     cli_certs,
     cli_command,
+    cli_credits,
     cli_dead_letters,
     cli_doctor,
     cli_flaws,
@@ -53,6 +54,7 @@ vehicles_app = typer.Typer(help="The vehicle registry.", no_args_is_help=True)
 app.add_typer(vehicles_app, name="vehicles")
 cli_registry.register(vehicles_app)
 app.add_typer(cli_registry.models_app, name="models")
+app.add_typer(cli_credits.app, name="credits")
 app.add_typer(cli_dead_letters.app, name="dead-letters")
 app.add_typer(cli_command.app, name="command")
 app.add_typer(cli_signals.app, name="signals")

@@ -534,6 +534,34 @@ class Alarms(Section):
         ]
 
 
+class Statistics(Section):
+    processes: int = Field(
+        1, ge=1, le=8, description="Statistics processes; the vehicles are dealt to them, by id in eight shares."
+    )
+    every_s: float = Field(
+        30.0,
+        gt=0,
+        description="How often statistics follow what was stored. Vehicles that may have an alarm are visited within "
+        "seconds all the same. Lower is fresher and costs more: a visit reads two minutes of telemetry again.",
+    )
+    reorder_s: int = Field(
+        120,
+        ge=0,
+        le=3600,
+        description="Disorder that costs nothing: a report that is older than the newest by more than this makes its "
+        "local day be computed again.",
+    )
+
+
+class Credits(Section):
+    rules_file: Path | None = Field(
+        None,
+        description="Rules of the dual credit by accounting year, a TOML file in place of the built-in table. "
+        "`nevstream credits rules --toml` prints that one to start from; --check FILE checks yours.",
+        examples=["credit-rules.toml"],
+    )
+
+
 class Settings(Section):
     """All sections.  ``Settings.read()`` is the way in for people, ``Settings.model_validate`` for programs."""
 
@@ -560,6 +588,10 @@ class Settings(Section):
     alarms: Alarms = Field(
         default_factory=lambda: Alarms(), description="Alarms as people use them: targets, offline vehicles, webhooks."
     )
+    statistics: Statistics = Field(
+        default_factory=lambda: Statistics(), description="Trips, charges, battery, alarms, days: how they are kept."
+    )
+    credits: Credits = Field(default_factory=lambda: Credits(), description="Estimates of the dual credit (双积分).")
     web: Web = Field(default_factory=lambda: Web(), description="HTTP API.")
 
     @classmethod

@@ -24,8 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from schemas.downlink import CommandDesk
 from schemas.registry.desk import RegistryDesk
 from schemas.seams import LetterDesk, Queries
-from services.errors import SettingsError
 from services.credit_rules import rules_of
+from services.errors import SettingsError
 from services.own_signals import signals_of
 from services.settings import Settings
 from services.web import (
@@ -157,7 +157,9 @@ def create_app(
         lifespan=lifespan,
         responses=_RESPONSES,
     )
-    app.state.context = Context(settings, queries, zone, now, letters, own, commands, registry, rules_of(settings.credits.rules_file))
+    app.state.context = Context(
+        settings, queries, zone, now, letters, own, commands, registry, rules_of(settings.credits.rules_file)
+    )
     for module in (
         vehicles, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness, timeline, battery,
         fleet, fleet_lists, registry_router, credits_router, data_quality, dead_letters, system,

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from fastapi import Depends, Path, Query, Request
 
+from schemas.credits.rules import RuleTable
 from schemas.downlink import CommandDesk
 from schemas.registry.desk import RegistryDesk
 from schemas.seams import LetterDesk, Queries
@@ -38,6 +39,7 @@ class Context:
     own: OwnSignals | None = None
     commands: CommandDesk | None = None
     registry: RegistryDesk | None = None
+    credits: RuleTable | None = None
 
     def local(self, time: datetime | None) -> datetime | None:
         """``time`` in the fleet's zone, as answers have it."""

@@ -48,8 +48,13 @@ _TYPES: Final[dict[str, Any]] = {
 }  # fmt: skip
 
 
+def body_fields(columns: tuple[Column, ...]) -> dict[str, Any]:
+    """Fields of a request's body from a table of columns."""
+    return _fields(columns, body=True)
+
+
 def _fields(columns: tuple[Column, ...], *, body: bool) -> dict[str, Any]:
-    """Fields of a pydantic model from the table of columns."""
+    """Fields of a pydantic model from a table of columns."""
     made = {}
     for column in columns:
         of = Literal[column.values] if column.kind == "choice" and not column.open_choice else _TYPES[column.kind]
@@ -63,8 +68,8 @@ def _fields(columns: tuple[Column, ...], *, body: bool) -> dict[str, Any]:
     return made
 
 
-VehicleAsked = create_model("VehicleAsked", __base__=Model, **_fields(VEHICLES.columns, body=True))
-ModelAsked = create_model("ModelAsked", __base__=Model, **_fields(MODELS.columns, body=True))
+VehicleAsked = create_model("VehicleAsked", __base__=Model, **body_fields(VEHICLES.columns))
+ModelAsked = create_model("ModelAsked", __base__=Model, **body_fields(MODELS.columns))
 Effective = create_model(
     "Effective", __base__=Model, **_fields(tuple(c for c in VEHICLES.columns if c.name in _EFFECTIVE), body=False)
 )
