@@ -1,4 +1,4 @@
-"""Clients that others wrote publish with QoS 1 and see their PUBACK: paho, aiomqtt, gmqtt, mosquitto_pub."""
+"""Clients that others wrote publish with QoS 1 and 2 and see their PUBACK: paho, aiomqtt, gmqtt, mosquitto_pub."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ async def all_there(run: Running) -> None:
     assert sorted(await run.kept()) == sorted(("", frame) for frame in FRAMES)
 
 
+@pytest.mark.parametrize("qos", [1, 2])
 @pytest.mark.parametrize("version", [4, 5])
-async def test_paho(start: Start, version: int) -> None:
+async def test_paho(start: Start, version: int, qos: int) -> None:
     paho = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
     enums = pytest.importorskip("paho.mqtt.enums")
     run = await start(MemoryDirectory(passwords={VIN: "pw"}), mqtt={"auth": "password"})
@@ -42,7 +43,7 @@ async def test_paho(start: Start, version: int) -> None:
         assert connected.wait(PATIENCE_S)
         client.subscribe(f"nev/v1/{VIN}/down/#", 1)
         assert subscribed.wait(PATIENCE_S)
-        for sent in [client.publish(uplink(VIN), frame, 1) for frame in FRAMES]:
+        for sent in [client.publish(uplink(VIN), frame, qos) for frame in FRAMES]:
             sent.wait_for_publish(PATIENCE_S)
             assert sent.is_published()
         client.disconnect()
@@ -53,18 +54,20 @@ async def test_paho(start: Start, version: int) -> None:
     await all_there(run)
 
 
+@pytest.mark.parametrize("qos", [1, 2])
 @pytest.mark.parametrize("version", [4, 5])
-async def test_aiomqtt(start: Start, version: int, request: pytest.FixtureRequest) -> None:
+async def test_aiomqtt(start: Start, version: int, qos: int) -> None:
     aiomqtt = pytest.importorskip("aiomqtt", reason="aiomqtt is not installed")
     run = await start()
     host, port = run.gateway.addresses["mqtt"]
     async with aiomqtt.Client(host, port, identifier=VIN, protocol=aiomqtt.ProtocolVersion(version)) as client:
         for frame in FRAMES:
-            await client.publish(uplink(VIN), frame, qos=1, timeout=PATIENCE_S)  # returns on PUBACK
+            await client.publish(uplink(VIN), frame, qos=qos, timeout=PATIENCE_S)  # returns on PUBACK or PUBCOMP
     await all_there(run)
 
 
-async def test_gmqtt(start: Start) -> None:
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_gmqtt(start: Start, qos: int) -> None:
     gmqtt = pytest.importorskip("gmqtt", reason="gmqtt is not installed")
     run = await start()
     host, port = run.gateway.addresses["mqtt"]
@@ -72,14 +75,15 @@ async def test_gmqtt(start: Start) -> None:
     client = gmqtt.Client(VIN, persistent_storage=unacknowledged)
     await client.connect(host, port, keepalive=60)
     for frame in FRAMES:
-        client.publish(uplink(VIN), frame, qos=1)
+        client.publish(uplink(VIN), frame, qos=qos)
     await asyncio.wait_for(unacknowledged.wait_empty(), PATIENCE_S)
     await client.disconnect()
     await all_there(run)
 
 
+@pytest.mark.parametrize("qos", ["1", "2"])
 @pytest.mark.parametrize("version", ["mqttv311", "mqttv5"])
-async def test_mosquitto_pub(start: Start, version: str, tmp_path) -> None:
+async def test_mosquitto_pub(start: Start, version: str, qos: str, tmp_path) -> None:
     program = shutil.which("mosquitto_pub")
     if program is None:
         pytest.skip("mosquitto_pub is not installed (Debian: apt install mosquitto-clients)")
@@ -98,7 +102,7 @@ async def test_mosquitto_pub(start: Start, version: str, tmp_path) -> None:
         "-t",
         uplink(VIN),
         "-q",
-        "1",
+        qos,
         "-V",
         version,
         "-f",

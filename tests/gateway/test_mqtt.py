@@ -461,7 +461,7 @@ async def test_exactly_once_is_received_after_it_is_durable(start: Start, versio
     await client.expect(bytes.fromhex("70020007"))
     client.send(publish(report(second=8), 7, version=version, qos=2), publish(report(second=9), 8, version=version))
     await client.expect(bytes.fromhex("50020007" + "40020008"))
-    # what came twice lies in the journal twice, and is stored once (tests/e2e)
+    # what came twice lies in the journal twice, and is stored once (tests/pipeline)
     assert await run.kept() == [("", report()), ("", report()), ("", report(second=8)), ("", report(second=9))]
 
 
