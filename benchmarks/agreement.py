@@ -3,7 +3,8 @@
 The matching rule: a found and a true session of one vehicle are the same when their overlap is at least half of the
 time that both span together (intersection over union), one to one, the longest overlaps first.  A true session so near
 to the limit below which it is dropped that reports ``period_s`` apart cannot decide it is *doubtful*: it counts neither
-way.
+way.  Nor can they decide whether a stop of 300 s to three reports more, which they see the inside of, splits a drive:
+the two trips count as one where they are found as one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 IOU_MIN: Final = 0.5
 ODOMETER_STEP_KM: Final = 0.1
+STOP_S: Final = 300.0  # splits a drive (4.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,34 @@ def match(true: Iterable[Session], found: Iterable[Session]) -> Matching:
         result.missed += [trues[i] for i in sorted(left) if not trues[i].doubtful]
         result.false += [founds[j] for j in sorted(right)]
     return result
+
+
+def join_doubtful(true: Sequence[Session], found: Sequence[Session], period_s: float) -> list[Session]:
+    """The true trips, those of one drive put together that a doubtful stop parts and that were found as one."""
+    founds: dict[str, list[Session]] = {}
+    for one in found:
+        founds.setdefault(one.vin, []).append(one)
+    result: list[Session] = []
+    for one in sorted(true, key=lambda s: (s.vin, s.start_s)):
+        before = result[-1] if result else None
+        if before is not None and before.vin == one.vin and _drive(before) == _drive(one):
+            whole = Session(one.vin, before.start_s, one.end_s, False, {"on_s": _drive(one)})
+
+            def best(session: Session, vin: str = one.vin) -> float:
+                return max((iou(session, other) for other in founds.get(vin, [])), default=0.0)
+
+            doubtful = one.start_s - before.end_s <= STOP_S + 3 * period_s
+            if doubtful and best(whole) >= max(IOU_MIN, best(before), best(one)):
+                result[-1] = whole
+                continue
+        result.append(one)
+    return result
+
+
+def _drive(session: Session) -> Any:
+    """When the key was turned; None (equal to nothing) when that is not known."""
+    on_s = (session.figures or {}).get("on_s")
+    return object() if on_s is None else on_s
 
 
 def trip_doubt(line: Mapping[str, Any], period_s: float) -> tuple[bool, bool]:

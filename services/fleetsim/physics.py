@@ -81,13 +81,14 @@ STATE_COUNT: Final = 46
 # counters at a local midnight, or a battery that begins to burn (a time only).
 (E_VEHICLE, E_WHAT, E_START_S, E_END_S, E_START_SOC, E_END_SOC, E_DISTANCE_M, E_ENERGY_J, E_CHARGE_AS, E_ON_S,
  E_START_M) = range(11)  # fmt: skip
-EVENT_COUNT: Final = 13
+EVENT_COUNT: Final = 15
 MIDNIGHT, BURNT = 10.0, 11.0  # E_WHAT besides DRIVING and CHARGING; the counters of a midnight begin at E_COUNTERS
 E_COUNTERS: Final = 3
-# Counters, as they count up for ever: of a midnight, and of any second that is asked for (``trace``).
+# Counters, as they count up for ever: of a midnight, and of any second that is asked for (``trace``).  The last three
+# do not count: state of charge, mode and power (positive out of the battery) of the second that ends there.
 (C_ODOMETER_M, C_OUT_J, C_BACK_J, C_CHARGED_J, C_STOOD_J, C_OUT_AS, C_CHARGED_AS, C_MOVING_S, C_CHARGING_S,
- C_SOC) = range(10)  # fmt: skip
-COUNTERS: Final = 10
+ C_SOC, C_MODE, C_POWER_W) = range(12)  # fmt: skip
+COUNTERS: Final = 12
 assert E_COUNTERS + COUNTERS <= EVENT_COUNT
 MODE_SHORTEST_S: Final = 60  # no mode is entered for less, which bounds the number of events
 STOP_SPLITS_S: Final = 300.0  # wheels at rest for so long end a trip: the statistics' own rule (4.2)
@@ -262,6 +263,8 @@ def _count(s: F64, out: F64) -> None:
     out[C_MOVING_S] = s[S_MOVING_S]
     out[C_CHARGING_S] = s[S_CHARGING_S]
     out[C_SOC] = s[S_SOC]
+    out[C_MODE] = s[S_SHOWN]
+    out[C_POWER_W] = s[S_VOLTAGE_V] * s[S_CURRENT_A]
 
 
 @compiled

@@ -120,7 +120,7 @@ def _charges(vin: str, lines: F64, state: F64, now: int) -> Iterator[dict[str, A
 
 def _counted(state: F64) -> F64:
     """The counters of a state, as a midnight has them."""
-    out = np.empty(ph.COUNTERS)
+    out = np.zeros(ph.COUNTERS)
     out[ph.C_ODOMETER_M], out[ph.C_OUT_J], out[ph.C_BACK_J] = state[[ph.S_ODOMETER_M, ph.S_OUT_J, ph.S_BACK_J]]
     out[ph.C_CHARGED_J], out[ph.C_STOOD_J], out[ph.C_OUT_AS] = state[[ph.S_CHARGED_J, ph.S_STOOD_J, ph.S_OUT_AS]]
     out[ph.C_CHARGED_AS], out[ph.C_MOVING_S], out[ph.C_CHARGING_S], out[ph.C_SOC] = state[

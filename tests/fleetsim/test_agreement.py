@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.agreement import Session, charge_doubt, error_pct, found_of, match, percentile, trip_doubt
+from benchmarks.agreement import (
+    Session,
+    charge_doubt,
+    error_pct,
+    found_of,
+    join_doubtful,
+    match,
+    percentile,
+    trip_doubt,
+)
 
 
 def s(start: float, end: float, vin: str = "A", doubtful: bool = False) -> Session:
@@ -54,6 +63,26 @@ def test_charges_near_the_limit_are_doubtful(
 ) -> None:
     line = {"start_s": 0, "end_s": seconds, "start_soc_pct": 30.0, "end_soc_pct": 30.0 + gained, "energy_kwh": -kwh}
     assert charge_doubt(line, 30) == expected
+
+
+def drive(start: float, end: float, on: int | None = 0) -> Session:
+    return Session("A", start, end, False, None if on is None else {"on_s": on})
+
+
+@pytest.mark.parametrize(
+    ("second", "found", "left"),
+    [
+        (drive(1310, 2000), [s(0, 2000)], 1),  # 310 s at 10 s: seen from inside
+        (drive(1310, 2000), [s(0, 1000), s(1310, 2000)], 2),
+        (drive(1331, 2000), [s(0, 2000)], 2),  # longer than that is no matter of doubt
+        (drive(1310, 2000, on=1), [s(0, 2000)], 2),  # the key was turned
+        (drive(1310, 2000, on=None), [s(0, 2000)], 2),
+    ],
+)
+def test_a_stop_that_reports_cannot_decide_does_not_count(second: Session, found: list[Session], left: int) -> None:
+    true = join_doubtful([drive(0, 1000), second], found, 10)
+    assert len(true) == left
+    assert (match(true, found).f1 == 1.0) == (left == len(found))
 
 
 def test_errors_and_sets() -> None:
