@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from schemas.batch import Committed, RowBatch
 from schemas.fleet_queries import FleetQueries
+from schemas.statistics.work import Carry, Claim, Standing, Swap, Swapped, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,59 @@ class Sink(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class StatisticsStore(Protocol):
+    """What the statistics worker reads and writes.  Called from one thread; every method raises ``StoreUnavailable``.
+
+    Whoever holds a share is the only one to work on its vehicles; a lost connection gives all shares back.
+    """
+
+    def hold(self, shares: Sequence[int]) -> list[int]:
+        """Take what is free of ``shares`` (vehicle_id % 8); returns those that are held now."""
+        ...
+
+    def claim(self, shares: Sequence[int], *, urgent: bool, limit: int) -> Claim:
+        """The oldest ``limit`` change records of ``shares``, only urgent ones where ``urgent``; they stay there."""
+        ...
+
+    def standings(self, vehicle_ids: Sequence[int]) -> list[Standing]:
+        """The vehicles that there are, in any order."""
+        ...
+
+    def telemetry(self, windows: Sequence[Window]) -> bytearray:
+        """Binary COPY of ``services.statistics.reading.COLUMNS``, by window; within one by time, kind, part."""
+        ...
+
+    def logouts(self, windows: Sequence[Window]) -> NDArray[np.int64]:
+        """(k, 3): window, second from which on the vehicle is logged out, edition; by window and second."""
+        ...
+
+    def carries_before(self, days: Sequence[tuple[int, int]], layout: int) -> dict[int, Carry]:
+        """(vehicle, day) → the last day with records before it, by vehicle."""
+        ...
+
+    def carries(self, days: Sequence[tuple[int, int, int]], layout: int) -> dict[int, list[Carry]]:
+        """(vehicle, first, last day) → its days with records, in order, by vehicle."""
+        ...
+
+    def swap(self, swap: Swap) -> Swapped:
+        """Make the tables say what ``swap`` says, in one transaction.
+
+        With its ``done`` records it also judges the sign of the current anew where the vehicles of ``judge`` have
+        a say, and marks for rebuild whom that turns.
+        """
+        ...
+
+    def mark_stale(self, layout: int) -> int:
+        """Mark for rebuild the vehicles whose checkpoint is of another layout or sign; returns how many."""
+        ...
+
+    def behind(self, shares: Sequence[int]) -> tuple[int, float]:
+        """Change records of ``shares`` that wait, and the age of the oldest in seconds."""
+        ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

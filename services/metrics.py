@@ -158,6 +158,32 @@ ALARM_STREAM_CLIENTS = Gauge(
     "Clients of /v1/alarms/stream. Near alarms.stream_clients_max: more are refused.",
     multiprocess_mode="livesum",
 )
+# -- statistics ------------------------------------------------------------------------------------
+STATISTICS_LAG_SECONDS = Gauge(
+    "nevstream_statistics_lag_seconds",
+    "Age of the oldest change that the statistics do not tell of yet. Far above statistics.every_s and rising: raise "
+    "statistics.processes, look at the database, or wait for a rebuild to end.",
+    multiprocess_mode="livemax",
+)
+STATISTICS_CHANGES = Gauge(
+    "nevstream_statistics_changes", "Records of changes that wait for the statistics.", multiprocess_mode="livesum"
+)
+STATISTICS_VEHICLES = Counter(
+    "nevstream_statistics_vehicles_total", "Visits to vehicles, by cause (regular, urgent).", ["cause"]
+)
+STATISTICS_RECORDS = Counter("nevstream_statistics_records_total", "Records folded, those of a visit again included.")
+STATISTICS_DAYS = Counter(
+    "nevstream_statistics_days_total", "Rows of vehicle_day written because something in them has changed."
+)
+STATISTICS_RESTARTS = Counter(
+    "nevstream_statistics_restarts_total", "Times the statistics began again because the database was away."
+)
+STATISTICS_SECONDS = Histogram(
+    "nevstream_statistics_seconds",
+    "Seconds of one chunk of vehicles, by step (read and fold, swap).",
+    ["step"],
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
 
 
 def _multiprocess_registry(directory: str | Path) -> CollectorRegistry:
