@@ -79,11 +79,16 @@ def ask_pages(api: str | None, path: str, key: str, most: int, **query: Any) -> 
     document: dict[str, Any] = ask(api, path, **query, limit=min(most, _PAGE))
     rows = document[key]
     while document.get("next") and len(rows) < most:
-        page = ask(api, document["next"])
+        page = ask(api, _with_limit(document["next"], min(most - len(rows), _PAGE)))
         rows += page[key]
         document |= {name: page[name] for name in ("next", "next_cursor")}
     document["count"] = len(rows)
     return document
+
+
+def _with_limit(link: str, limit: int) -> str:
+    path, _, words = link.partition("?")
+    return f"{path}?{urllib.parse.urlencode({**dict(urllib.parse.parse_qsl(words)), 'limit': limit})}"
 
 
 _PAGE: Final = 1_000

@@ -34,6 +34,7 @@ from services import (
     cli_replay,
     cli_schema,
     cli_signals,
+    cli_vehicle,
 )
 from services.api_client import ask
 from services.errors import NevstreamError, UsageError
@@ -53,6 +54,7 @@ app = typer.Typer(
 vehicles_app = typer.Typer(help="The vehicle registry.", no_args_is_help=True)
 app.add_typer(vehicles_app, name="vehicles")
 cli_registry.register(vehicles_app)
+cli_vehicle.register(vehicles_app)
 app.add_typer(cli_registry.models_app, name="models")
 app.add_typer(cli_credits.app, name="credits")
 app.add_typer(cli_dead_letters.app, name="dead-letters")

@@ -37,15 +37,19 @@ ROWS_SHOWN, ROWS_WRITTEN = 50, 100_000
 
 
 # -- values ------------------------------------------------------------------------------------------
-def number(value: float) -> str:
+def number(value: float, digits: int | None = None) -> str:
     """Thousands, and as many digits as mean something: 12,345; 97.5; 3.14; 0.0042."""
-    if isinstance(value, int) or float(value).is_integer():
-        return f"{int(value):,}"
-    size = abs(value)
-    for least, digits in ((1_000, 0), (100, 1), (1, 2), (0.01, 3)):
-        if size >= least:
-            return f"{value:,.{digits}f}"
-    return f"{value:.2g}"
+    if digits is None:
+        digits = digits_of([value])
+    return f"{value:,.{digits}f}" if digits >= 0 else f"{value:.2g}"
+
+
+def digits_of(values: Sequence[float]) -> int:
+    """Digits after the point for all values of a column, by the largest; -1: two digits that mean something."""
+    if all(float(value).is_integer() for value in values):
+        return 0
+    size = max(abs(value) for value in values)
+    return next((digits for least, digits in ((1_000, 0), (10, 1), (1, 2), (0.01, 3)) if size >= least), -1)
 
 
 def duration(seconds: float) -> str:
@@ -60,8 +64,8 @@ _SHARES: Final = ("coverage", "missing_rate", "ratio", "share", "_rate")
 _TIMES: Final = ("time",)
 
 
-def shown(value: Any, column: Mapping[str, str]) -> str:
-    """A cell."""
+def shown(value: Any, column: Mapping[str, str], digits: int | None = None) -> str:
+    """A cell; ``digits`` as :func:`digits_of` has them for its column."""
     if value is None:
         return NOTHING
     if isinstance(value, bool):
@@ -74,7 +78,7 @@ def shown(value: Any, column: Mapping[str, str]) -> str:
             return duration(value)
         if column["unit"] in ("", "%") and name.endswith(_SHARES) and not name.endswith("_pct"):
             return percent(value)
-        return f"{value:.5f}" if column["unit"] == "°" else number(value)
+        return f"{value:.5f}" if column["unit"] == "°" else number(value, digits)
     if column["kind"] in _TIMES and isinstance(value, str):
         return moment_shown(value)
     if isinstance(value, list):
@@ -107,9 +111,16 @@ def table_of(
         head.append(f"\n{unit}", style="dim")
         left = column["kind"] in _LEFT or column["kind"] == "bool"
         table.add_column(head, justify="left" if left else "right", no_wrap=column["kind"] != "json", vertical="bottom")
-    for row in rows:
-        table.add_row(*(Text(shown(row.get(column["name"]), column)) for column in chosen))
+    listed = list(rows)
+    digits = [digits_of(_numbers(listed, column["name"])) for column in chosen]
+    for row in listed:
+        table.add_row(*(Text(shown(row.get(c["name"]), c, d)) for c, d in zip(chosen, digits, strict=True)))
     return table
+
+
+def _numbers(rows: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    found = (row.get(name) for row in rows)
+    return [value for value in found if isinstance(value, (int, float)) and not isinstance(value, bool)]
 
 
 _ENDINGS: Final = (

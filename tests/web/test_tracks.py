@@ -39,6 +39,7 @@ def at(second: int) -> datetime:
 def fleet(db: psycopg.Connection[Any]) -> None:
     rows.days(db, START.date(), START.date() + timedelta(days=1))
     one = rows.vehicle(db, VIN, battery_kwh=50.0)
+    made.checkpoint(db, one, at(3600 + CHARGE_S))
     made.day(db, one, made.local_day(START), nominal_s=10.0)
     made.trip(db, one, START, at(TRIP_S), distance_km=12.0, covered_s=700.0)
     for second in range(0, TRIP_S + 1, 10):

@@ -1,0 +1,51 @@
+"""The HTTP API on a socket, for tests of what asks it from outside: the command line.  Its clock is the tests'."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import uvicorn
+
+from services.settings import Settings
+from services.web.app import create_app
+from services.web.server import _Server, bind
+
+
+@contextmanager
+def api_on(queries: Callable[[], Any], now: Callable[[], datetime], **seams: Any) -> Iterator[str]:
+    """Serve ``queries()`` in a thread until the block ends; yields the base URL."""
+    sock = bind("127.0.0.1", 0)
+    host, port = sock.getsockname()[:2]
+    events: queue.Queue[Callable[[], None] | BaseException] = queue.Queue()
+
+    async def run() -> None:
+        app = create_app(Settings(), queries(), now, **seams)
+        server = _Server(uvicorn.Config(app, http="httptools", ws="none", log_config=None, access_log=False))
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        await server.answering.wait()
+        events.put(lambda: setattr(server, "should_exit", True))
+        await serving
+
+    def thread() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:  # the test that waits must hear of it
+            events.put(error)
+            raise
+
+    serving = threading.Thread(target=thread, name="api", daemon=True)
+    serving.start()
+    started = events.get(timeout=60)
+    if isinstance(started, BaseException):
+        raise started
+    yield f"http://{host}:{port}"
+    started()
+    serving.join(timeout=60)
+    sock.close()
+    assert not serving.is_alive()
