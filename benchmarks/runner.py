@@ -31,7 +31,7 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "truth": ("benchmarks.truth", "are the statistics true: a faulty fleet through the system, against its own truth"),
     "sessions": (
         "benchmarks.sessions",
-        "records to trips, charges, battery and alarms on one core: four folds, their twins",
+        "records to trips, charges, battery, alarms on one core: the folds and their twins",
     ),
     "generation": ("benchmarks.generation", "how fast the simulator makes frames: the harness with no one listening"),
 }

@@ -49,9 +49,11 @@ def day_of_a_vehicle(vehicle: int, rng: np.random.Generator, lists: bool, record
         "vehicle_state": np.where(driving | charging, 1, 2), "charge_state": np.where(charging, 1, 3), "run_mode": 1,
         "speed_kmh": np.round(speed, 1), "odometer_km": np.floor((30_000 + np.cumsum(speed) / 360) * 10) / 10,
         "total_voltage_v": np.round(mean_v * CELLS, 1), "total_current_a": np.round(current, 1),
-        "soc_pct": np.floor(soc), "dcdc_state": 1, "gear": 14, "insulation_resistance_kohm": rng.integers(4000, 5000, n),
+        "soc_pct": np.floor(soc), "dcdc_state": 1, "gear": 14,
+        "insulation_resistance_kohm": rng.integers(4000, 5000, n),
         "location_valid": 1, "longitude_deg": 116 + np.cumsum(speed) / 360 / 85, "latitude_deg": 39.9,
-        "max_cell_voltage_v": np.round(mean_v + spread.max(), 3), "min_cell_voltage_v": np.round(mean_v + spread.min(), 3),
+        "max_cell_voltage_v": np.round(mean_v + spread.max(), 3),
+        "min_cell_voltage_v": np.round(mean_v + spread.min(), 3),
         "max_temp_c": 31, "min_temp_c": 27, "alarm_level": (rng.random(n) < 0.002) * 1.0,
         "alarm_flags": np.where(rng.random(n) < 0.002, 2.0, 0.0),
     }  # fmt: skip
