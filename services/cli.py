@@ -29,6 +29,7 @@ from services import (
     cli_dead_letters,
     cli_doctor,
     cli_flaws,
+    cli_fleet,
     cli_keys,
     cli_registry,
     cli_replay,
@@ -56,6 +57,7 @@ app.add_typer(vehicles_app, name="vehicles")
 cli_registry.register(vehicles_app)
 cli_vehicle.register(vehicles_app)
 app.add_typer(cli_registry.models_app, name="models")
+app.add_typer(cli_fleet.app, name="fleet")
 app.add_typer(cli_credits.app, name="credits")
 app.add_typer(cli_dead_letters.app, name="dead-letters")
 app.add_typer(cli_command.app, name="command")

@@ -182,14 +182,15 @@ def outliers_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         by_cell[row["cell"]].append(row)
     found = []
     for cell, mine in by_cell.items():
-        z, robust = (
-            sum(figures.outlier_day(row[name], row["usable_rows"], row["deviation_mv"]) for row in mine)
+        by = [
+            [figures.outlier_day(row[name], row["usable_rows"], row["deviation_mv"]) for row in mine]
             for name in ("z_rows", "robust_rows")
-        )
+        ]
+        z, robust = map(sum, by)
         found.append(
             {
                 "cell": cell,
-                "persistent": max(z, robust) >= figures.OUTLIER_DAYS,
+                "persistent": sum(map(any, zip(*by, strict=True))) >= figures.OUTLIER_DAYS,
                 "days_z": z,
                 "days_robust": robust,
                 "deviation_mv": rounded(
