@@ -177,7 +177,7 @@ def _with(settings: Settings, run: Any) -> Any:
 def _grid(*titles: str) -> Shown:
     table = Shown(header_style="bold", box=None, pad_edge=False)
     for title in titles:
-        table.add_column(title.lstrip(">"), justify="right" if title[0] == ">" else "left", overflow="fold")
+        table.add_column(title.lstrip(">"), justify="right" if title.startswith(">") else "left", overflow="fold")
     return table
 
 

@@ -19,10 +19,12 @@ def test_the_sample_uncommented_is_the_defaults(tmp_path: Path) -> None:
     values = tomllib.loads(text)
     assert values["database"].pop("dsn") == "postgresql://nevstream@db.example/nevstream", "an example, not a default"
     assert values["pipeline"].pop("signals_file") == "signals.toml", "as well"
+    assert values["credits"].pop("rules_file") == "credit-rules.toml", "as well"
 
     expected = plain(Settings().model_dump())
     assert expected["database"].pop("dsn") is None
     assert expected["pipeline"].pop("signals_file") is None
+    assert expected["credits"].pop("rules_file") is None
     assert values == expected
 
 
