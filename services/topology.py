@@ -1,9 +1,9 @@
 """Which stage feeds which: the only module that knows all of them.
 
-``vehicle ⇢ gateway → journal ⇢ pipeline → store ⇢ web``
+``vehicle ⇢ gateway → journal ⇢ pipeline → store ⇢ web``, and ``store ⇢ statistics → store``
 
 :class:`System` is the one-machine form: the embedded PostgreSQL (unless a DSN is given) and one
-process per gateway, pipeline and web, started, watched and stopped together.  Each process is
+process per gateway, pipeline, statistics and web, started, watched and stopped together.  Each process is
 ``python -m services.topology ROLE INDEX SETTINGS_FILE`` and joins just the stages it needs; those are
 imported inside its role so that no process carries another's memory.
 """
@@ -42,7 +42,9 @@ log = logging.getLogger(__name__)
 # Groups of kernels, see `warm_steps`: of about one size, because they compile side by side.
 GATEWAY_KERNELS: Final = ("gateway",)
 PIPELINE_KERNELS: Final = ("decode", "rows")
-STOP_ORDER: Final = ["gateway", "pipeline", "web"]
+# Not waited for at a start: the statistics may come a minute later, frames may not wait for them.
+STATISTICS_KERNELS: Final = ("statistics",)
+STOP_ORDER: Final = ["gateway", "pipeline", "statistics", "web"]
 READY_TIMEOUT_S: Final = 120.0
 
 # Waiting for a database that is away at start: from 0.2 s up to 5 s between attempts, for ever; the
@@ -149,6 +151,7 @@ class System:
             for role, count in (
                 ("gateway", self.settings.gateway.processes),
                 ("pipeline", self.settings.pipeline.processes),
+                ("statistics", self.settings.statistics.processes),
                 ("web", 1),
             ):
                 for index in range(count):
@@ -325,6 +328,10 @@ def warm_steps(group: str) -> list[tuple[str, Callable[[], None]]]:
         from services.pipeline import changes, rows, validate, vehicles
 
         modules = [validate, vehicles, rows, split, changes]
+    elif group == "statistics":
+        from services.statistics import alarms, battery, drive, folds, making, quality, reading
+
+        modules = [reading, making, folds, quality, drive, battery, alarms]
     elif group == "custom":
         from schemas.custom import extract
 
@@ -503,9 +510,62 @@ async def _count_flaws(settings: Settings, dsn: str, stop: asyncio.Event) -> Non
         await counter.close()
 
 
+async def run_statistics(settings: Settings, index: int, stop: asyncio.Event) -> None:
+    """Trips, charges, battery, alarms and days of this process's shares of the vehicles."""
+    from services.store.statistics import PostgresStatistics
+
+    report("ready", index=index)
+    await _warm_statistics(index, stop)
+    if stop.is_set():
+        return
+    from services.statistics.folds import folds
+    from services.statistics.worker import Statistics
+
+    _load(STATISTICS_KERNELS)
+    store = PostgresStatistics(_dsn(settings), settings)
+    try:
+        await Statistics(settings, store, folds(), index).run(stop)
+    finally:
+        store.close()
+
+
+async def _warm_statistics(index: int, stop: asyncio.Event) -> None:
+    """The first of these processes has the kernels compiled, at the lowest priority; the others wait for it."""
+    (group,) = STATISTICS_KERNELS
+    if kernel_cache.is_warm(kernel_cache.mode(), group):
+        return
+    if index:
+        begun = time.monotonic()
+        while not (stop.is_set() or kernel_cache.is_warm(kernel_cache.mode(), group)):
+            if time.monotonic() - begun > READY_TIMEOUT_S:
+                return  # no place to keep them: every process compiles for itself
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 1.0)
+        return
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.topology", "warm", group,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=_give_way,
+    )  # fmt: skip
+    ended, stopped = asyncio.create_task(process.wait()), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await ended
+        stopped.cancel()
+    if process.returncode != 0 and not stop.is_set():
+        raise NevstreamError("compiling the kernels of the statistics failed; the traceback above says where")
+
+
+def _give_way() -> None:
+    os.nice(10)
+
+
 async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
     """The HTTP API."""
     from services.journal.postgres import PostgresJournal
+    from services.store.alarms import PostgresAlarms
     from services.store.commands import PostgresCommands
     from services.store.letters import Letters
     from services.store.queries import Queries
@@ -527,12 +587,18 @@ async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
             letters=Letters(dsn, journal, settings),
             commands=PostgresCommands(dsn),
             registry=PostgresRegistry(dsn),
+            alarms=PostgresAlarms(dsn),
         )
     finally:
         await journal.close()
 
 
-ROLES: Final = {"gateway": run_gateway, "pipeline": run_pipeline, "web": run_web}
+ROLES: Final = {
+    "gateway": run_gateway,
+    "pipeline": run_pipeline,
+    "statistics": run_statistics,
+    "web": run_web,
+}
 
 
 async def _run_role(role: str, index: int, settings: Settings) -> None:
