@@ -21,6 +21,7 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from schemas.alarms import AlarmDesk
 from schemas.downlink import CommandDesk
 from schemas.registry.desk import RegistryDesk
 from schemas.seams import LetterDesk, Queries
@@ -28,6 +29,7 @@ from services.credit_rules import rules_of
 from services.errors import SettingsError
 from services.own_signals import signals_of
 from services.settings import Settings
+from services.web import alarms as alarms_router
 from services.web import (
     battery,
     completeness,
@@ -49,6 +51,7 @@ from services.web import (
 from services.web import commands as commands_router
 from services.web import credits as credits_router
 from services.web import registry as registry_router
+from services.web.alarm_feed import AlarmFeed
 from services.web.own import OwnSignals
 from services.web.parameters import Context
 
@@ -72,6 +75,7 @@ _TAGS: Final = [
     {"name": "registry", "description": "What operators know of vehicles and models."},
     {"name": "credits", "description": "The dual credit (双积分) as an estimate, and its rules by year."},
     {"name": "dead letters", "description": "Refused frames: nothing is dropped silently."},
+    {"name": "alarms", "description": "Alarm episodes: what was raised, who took care of it, and news as they come."},
     {"name": "fleet", "description": "Metrics by window and group, the yearly report, lists to follow up."},
     {"name": "data quality", "description": "Signals that are not what they should be, and the checks."},
     {"name": "commands", "description": "What is asked of a terminal, and what it answers."},
@@ -117,10 +121,11 @@ def create_app(
     letters: LetterDesk | None = None,
     commands: CommandDesk | None = None,
     registry: RegistryDesk | None = None,
+    alarms: AlarmDesk | None = None,
 ) -> FastAPI:
-    """The ASGI application.  It closes ``queries``, ``letters``, ``commands`` and ``registry`` when it ends.
+    """The ASGI application.  It closes ``queries`` and the desks (``letters`` to ``alarms``) when it ends.
 
-    Without ``letters``, ``commands`` and ``registry`` it only reads.
+    Without desks it only reads.
 
     Raises ``SettingsError`` when ``time_zone`` is not one that this machine knows, and for files with mistakes.
     """
@@ -144,6 +149,8 @@ def create_app(
             await commands.close()
         if registry is not None:
             await registry.close()
+        if alarms is not None:
+            await alarms.close()
 
     app = FastAPI(
         title="nevstream",
@@ -158,11 +165,13 @@ def create_app(
         responses=_RESPONSES,
     )
     app.state.context = Context(
-        settings, queries, zone, now, letters, own, commands, registry, rules_of(settings.credits.rules_file)
+        settings, queries, zone, now, letters, own, commands, registry, rules_of(settings.credits.rules_file),
+        alarms,
     )
+    app.state.alarm_feed = None if alarms is None else AlarmFeed(alarms, settings.alarms.stream_clients_max)
     for module in (
         vehicles, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness, timeline, battery,
-        fleet, fleet_lists, registry_router, credits_router, data_quality, dead_letters, system,
+        alarms_router, fleet, fleet_lists, registry_router, credits_router, data_quality, dead_letters, system,
     ):  # fmt: skip
         app.include_router(module.router)
 

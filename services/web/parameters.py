@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from fastapi import Depends, Path, Query, Request
 
+from schemas.alarms import AlarmDesk
 from schemas.credits.rules import RuleTable
 from schemas.downlink import CommandDesk
 from schemas.registry.desk import RegistryDesk
@@ -40,6 +41,7 @@ class Context:
     commands: CommandDesk | None = None
     registry: RegistryDesk | None = None
     credits: RuleTable | None = None
+    alarms: AlarmDesk | None = None
 
     def local(self, time: datetime | None) -> datetime | None:
         """``time`` in the fleet's zone, as answers have it."""

@@ -14,6 +14,7 @@ from typing import Final
 
 import uvicorn
 
+from schemas.alarms import AlarmDesk
 from schemas.downlink import CommandDesk
 from schemas.registry.desk import RegistryDesk
 from schemas.seams import LetterDesk, Queries
@@ -88,6 +89,7 @@ async def serve(
     letters: LetterDesk | None = None,
     commands: CommandDesk | None = None,
     registry: RegistryDesk | None = None,
+    alarms: AlarmDesk | None = None,
 ) -> None:
     """Answer requests until ``stop`` is set, then finish those under way (``GRACE_S`` at most).
 
@@ -100,8 +102,9 @@ async def serve(
     certificates = None
     if settings.web.tls.enabled:
         certificates = Certificates(settings.web.tls, "web.tls", ("http/1.1",))
+    app = create_app(settings, queries, letters=letters, commands=commands, registry=registry, alarms=alarms)
     config = uvicorn.Config(
-        create_app(settings, queries, letters=letters, commands=commands, registry=registry),
+        app,
         http="httptools",
         ws="none",
         lifespan="on",
@@ -120,6 +123,8 @@ async def serve(
         if started is not None:
             started(address)
         await stop.wait()
+        if app.state.alarm_feed is not None:
+            app.state.alarm_feed.close()  # else its clients would be waited for
         server.should_exit = True
 
     try:
