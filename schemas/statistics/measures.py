@@ -44,6 +44,8 @@ MEASURES: Final[tuple[Measure, ...]] = (
     Measure("covered_s", "s", SUM, "quality", "time between records no further apart than the gap limit"),
     Measure("gap_s", "s", SUM, "quality", "time between records further apart than that"),
     Measure("gap_max_s", "s", MAX, "quality", "longest of these gaps"),
+    Measure("cells_listed", "", MAX, "quality", "most cells in the lists of a record"),
+    Measure("probes_listed", "", MAX, "quality", "most probes in the lists of a record"),
     # motion (4.1 to 4.3)
     Measure("distance_km", "km", SUM, "drive", "rise of the odometer, untracked_km included"),
     Measure("untracked_km", "km", SUM, "drive", "part of it that lies in gaps, without a trip"),

@@ -84,10 +84,11 @@ from services.statistics.quality_layout import (
 
 _ABNORMAL, _OUT_OF_RANGE = int(State.ABNORMAL), int(State.OUT_OF_RANGE)
 _FIELDS: Final = len(FIELDS)
-_RECORDS, _ROWS, _REISSUED, _REPEATED, _LATE, _EXPECTED, _MISSING_S, _COVERED_S, _GAP_S, _GAP_MAX_S = (
+_RECORDS, _ROWS, _REISSUED, _REPEATED, _LATE, _EXPECTED, _MISSING_S, _COVERED_S, _GAP_S, _GAP_MAX_S, _CELLS, _PROBES = (
     INDEX[name]
     for name in (
         "records", "rows", "reissued", "repeated", "late", "expected", "missing_s", "covered_s", "gap_s", "gap_max_s",
+        "cells_listed", "probes_listed",
     )
 )  # fmt: skip
 _INTERVAL_S, _VALID, _FLAWED, _TOTAL, _FAILED, _SIGN = (
@@ -237,7 +238,11 @@ def fold_quality(
                 y[_FAILED + _CHECK_LISTS] += changed
                 if cell_count > 0:
                     s[CELL_LIST] = cell_count
+                    if not h[_CELLS] >= cell_count:
+                        h[_CELLS] = cell_count
                 if probe_count > 0:
+                    if not h[_PROBES] >= probe_count:
+                        h[_PROBES] = probe_count
                     s[PROBE_LIST] = probe_count
             if cell_count > 0:
                 total_mv = np.int64(0)
@@ -320,7 +325,8 @@ def fold_quality(
                     s[i] = s[i + 1]
                 s[SEEN - 1] = s[MODE_S]
                 s[MODE_S] = np.nan
-                s[SEEN:] = 0.0
+                for i in range(SEEN, STATE):
+                    s[i] = 0.0
 
 
 def run(records: Records, jobs: Jobs, gap_limit_s: F64, state: F64, hours: F64, tallies: I64) -> F64:

@@ -80,6 +80,10 @@ def fold_quality(
         def count(tally: str, at: int, value: int = 1, j: int = j) -> None:
             tallies[day[j], TALLY_BEGIN[tally] + at] += value
 
+        def most(measure: str, value: float, j: int = j) -> None:
+            before = hours[hour[j], INDEX[measure]]
+            hours[hour[j], INDEX[measure]] = value if math.isnan(before) else max(before, value)
+
         def check(name: str, failed: Any) -> None:
             count("check_total", CHECKS.index(name))
             count("check_failed", CHECKS.index(name), int(failed))
@@ -121,8 +125,7 @@ def fold_quality(
                     add("covered_s", dt)
                 else:
                     add("gap_s", dt)
-                    longest = hours[hour[j], INDEX["gap_max_s"]]
-                    hours[hour[j], INDEX["gap_max_s"]] = dt if math.isnan(longest) else max(longest, dt)
+                    most("gap_max_s", dt)
                 nothing_due = v.logged_out or (dt > limit and v.resting and not rise > 0)
                 add("expected", 1 if nothing_due else dt / nominal)
                 if not nothing_due and dt > 1.5 * nominal:
@@ -150,6 +153,10 @@ def fold_quality(
                 )
                 v.cell_list = float(len(listed)) if listed else v.cell_list
                 v.probe_list = float(probes) if probes else v.probe_list
+                if listed:
+                    most("cells_listed", len(listed))
+                if probes:
+                    most("probes_listed", probes)
             measured = [cell for cell in listed if cell != NO_CELL]
             if measured:
                 pairs = [
