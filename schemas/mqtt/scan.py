@@ -245,7 +245,7 @@ def publish_at(data: U8, first: int, body: int, after: int, five: bool) -> tuple
     """Fields of the PUBLISH whose body is ``data[body:after]`` and whose first byte is ``first``.
 
     Returns (0 or the reason code of what is wrong, topic offset, topic bytes, packet id or 0, payload
-    offset, topic alias or 0).  QoS 2 and aliases are read, refusing them is the caller's part.
+    offset, topic alias or 0).  What an alias stands for is the caller's part.
     """
     qos = first >> 1 & 3
     if qos == 3 or (qos == 0 and first & 8 != 0):

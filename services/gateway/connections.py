@@ -32,13 +32,15 @@ class State(IntEnum):
 
 
 STATES: Final = len(State)
+ALIASES: Final = 16  # topic alias maximum: a vehicle has three topics
 
 
 class Connections:
     """The rows; they grow by doubling up to ``rows_max``.
 
     state u8 · five u8 (MQTT 5) · vin (rows, 17) u8 zero padded · partition i32 · unacked i32 (QoS 1
-    messages of an MQTT connection that are not yet durable) · serial i64 (unique per connection) ·
+    and 2 messages of an MQTT connection that are not yet durable) · aliases (rows, ALIASES) u8 (what an MQTT 5 topic
+    alias stands for: the class of its topic plus one, 0 for nothing yet) · serial i64 (unique per connection) ·
     last_seen_s f64 and timeout_s f64 on the loop's clock.
     """
 
@@ -51,6 +53,7 @@ class Connections:
         self.vin: U8 = np.zeros((rows, VIN_BYTES), np.uint8)
         self.partition: I32 = np.zeros(rows, np.int32)
         self.unacked: I32 = np.zeros(rows, np.int32)
+        self.aliases: U8 = np.zeros((rows, ALIASES), np.uint8)
         self.serial: I64 = np.full(rows, _NO_LINK, np.int64)
         self.last_seen_s = np.zeros(rows, np.float64)
         self.timeout_s = np.full(rows, np.inf)
@@ -74,6 +77,7 @@ class Connections:
         self.vin[slot] = 0
         self.partition[slot] = 0
         self.unacked[slot] = 0
+        self.aliases[slot] = 0
         self.serial[slot] = self._next_serial
         self._next_serial += 1
         self.last_seen_s[slot] = now_s
@@ -114,6 +118,7 @@ class Connections:
         self.vin = longer(self.vin, 0)
         self.partition = longer(self.partition, 0)
         self.unacked = longer(self.unacked, 0)
+        self.aliases = longer(self.aliases, 0)
         self.serial = longer(self.serial, _NO_LINK)
         self.last_seen_s = longer(self.last_seen_s, 0)
         self.timeout_s = longer(self.timeout_s, np.inf)

@@ -42,7 +42,7 @@ from schemas.mqtt.topics import downlink, is_own_downlink, matches
 from schemas.mqtt.wire import V5, V311, Code, MqttError, PacketType
 from services.gateway.admission import Admission, Verdict, is_vin
 from services.gateway.columns import ACK_COLUMNS, F_LENGTH, F_REASON, F_SLOT, F_START
-from services.gateway.connections import State
+from services.gateway.connections import ALIASES, State
 from services.gateway.door import BaseDoor
 from services.gateway.events import Events
 from services.gateway.intake import Intake
@@ -72,7 +72,7 @@ _VIOLATIONS: Final = {
     Code.PROTOCOL_ERROR: "a packet that is not allowed here",
     Code.PACKET_TOO_LARGE: "the packet is larger than maximum packet size (gateway.limits.packet_bytes_max)",
     Code.RETAIN_NOT_SUPPORTED: "nothing is retained here: publish without the retain flag",
-    Code.TOPIC_ALIAS_INVALID: "topic aliases are not supported: topic alias maximum is 0",
+    Code.TOPIC_ALIAS_INVALID: f"a topic alias beyond topic alias maximum, {ALIASES}",
     Code.TOPIC_NAME_INVALID: "a topic name may not hold wildcards",
     Code.RECEIVE_MAXIMUM_EXCEEDED: "more publishes un-acknowledged than receive maximum (gateway.mqtt.receive_maximum)",
 }
@@ -120,6 +120,7 @@ class MqttDoor(BaseDoor):
             rows.vin,
             rows.partition,
             rows.unacked,
+            rows.aliases,
             intake.frames,
             self._acks,
             intake.slow,
@@ -247,7 +248,7 @@ class MqttDoor(BaseDoor):
             values["maximum_packet_size"] = self.limits.packet_bytes_max
             if not connect.client_id:
                 link.client = values["assigned_client_identifier"] = f"nevstream-{vin}"
-            values["topic_alias_maximum"] = 0
+            values["topic_alias_maximum"] = ALIASES
             values["subscription_identifier_available"] = 0
             values["shared_subscription_available"] = 0
             if granted_s != connect.keep_alive_s:

@@ -61,7 +61,7 @@ from services.gateway.columns import (
     SEG_SLOT,
     SEG_STATE,
 )
-from services.gateway.connections import State
+from services.gateway.connections import ALIASES, State
 
 # Slow kinds besides the packet types 1..15.
 VIOLATION: Final = 16  # the peer broke the protocol: S_CODE says how
@@ -141,6 +141,7 @@ def _mqtt_scan_twin(
     vin: U8,
     partition: I32,
     unacked: I32,
+    aliases: U8,
     frames: I64,
     acks: I64,
     slow: I64,
@@ -190,8 +191,10 @@ def _mqtt_scan_twin(
                 qos = first >> 1 & 3
                 if bad:
                     violation = bad
-                elif alias:
+                elif alias > ALIASES:
                     violation = _TOPIC_ALIAS_INVALID
+                elif alias and not topic_bytes and not aliases[slot, alias - 1]:
+                    violation = _PROTOCOL_ERROR
                 elif five[slot] and first & 1:
                     violation = _RETAIN_NOT_SUPPORTED
                 elif five[slot] and qos and pending >= receive_max:
@@ -200,7 +203,12 @@ def _mqtt_scan_twin(
                     if counts[1] == len(acks) or counts[0] + (after - payload) // 2 + 2 > len(frames):
                         ended = SEG_SCAN
                         break
-                    where = _topic_class_twin(bytes(arena[topic : topic + topic_bytes]), own_vin)
+                    if topic_bytes:
+                        where = _topic_class_twin(bytes(arena[topic : topic + topic_bytes]), own_vin)
+                        if alias:
+                            aliases[slot, alias - 1] = where + 1
+                    else:
+                        where = int(aliases[slot, alias - 1]) - 1
                     code = 0
                     if where == _OWN:
                         k = payload
@@ -385,6 +393,7 @@ def mqtt_scan(
     vin: U8,
     partition: I32,
     unacked: I32,
+    aliases: U8,
     frames: I64,
     acks: I64,
     slow: I64,
@@ -393,7 +402,7 @@ def mqtt_scan(
     """Scan every segment (columns SEG_*) that is in state SEG_SCAN.
 
     ``limits``: bytes of a packet, bytes of a frame, receive maximum, bytes of a JSON payload.  ``state`` to
-    ``unacked``: arrays of ``Connections``.  Writes ``frames`` (F_*), ``acks`` (A_*), ``slow`` (S_*; S_CODE is the
+    ``aliases``: arrays of ``Connections``.  Writes ``frames`` (F_*), ``acks`` (A_*), ``slow`` (S_*; S_CODE is the
     reason code of a violation, else how many in a row) and how many of each into ``counts``; moves each segment's
     SEG_AT and SEG_STATE.  A segment left in SEG_SCAN means that a table was full: take what is there and call again.
     """
@@ -445,8 +454,10 @@ def mqtt_scan(
                 qos = first >> 1 & 3
                 if bad != 0:
                     violation = np.int64(bad)
-                elif alias != 0:
+                elif alias > ALIASES:
                     violation = np.int64(_TOPIC_ALIAS_INVALID)
+                elif alias != 0 and topic_bytes == 0 and aliases[slot, alias - 1] == 0:
+                    violation = np.int64(_PROTOCOL_ERROR)
                 elif is_five and first & 1 != 0:
                     violation = np.int64(_RETAIN_NOT_SUPPORTED)
                 elif is_five and qos != 0 and pending >= receive_max:
@@ -455,7 +466,12 @@ def mqtt_scan(
                     if n_acks == len(acks) or n_frames + (after - payload) // 2 + 2 > len(frames):
                         ended = np.int64(SEG_SCAN)
                         break
-                    where = _topic_class(arena, topic, topic_bytes, vin, slot)
+                    if topic_bytes != 0:
+                        where = np.int64(_topic_class(arena, topic, topic_bytes, vin, slot))
+                        if alias != 0:
+                            aliases[slot, alias - 1] = where + 1
+                    else:
+                        where = np.int64(aliases[slot, alias - 1]) - 1
                     code = np.int64(0)
                     if where == _OWN:
                         n_frames = _scan_payload(arena, payload, after, frame_max, vin, slot, part, frames, n_frames)
@@ -555,4 +571,5 @@ def warm() -> None:
     """Compile the kernel with the types it is called with."""
     u8, i32, i64 = np.zeros(1, np.uint8), np.zeros(1, np.int32), np.zeros((0, 9), np.int64)
     vin = np.zeros((1, VIN_BYTES), np.uint8)
-    mqtt_scan(u8, i64, np.zeros(4, np.int64), u8, u8, vin, i32, i32, i64, i64, i64, np.zeros(3, np.int64))
+    aliases = np.zeros((1, ALIASES), np.uint8)
+    mqtt_scan(u8, i64, np.zeros(4, np.int64), u8, u8, vin, i32, i32, aliases, i64, i64, i64, np.zeros(3, np.int64))

@@ -33,7 +33,7 @@ from services.gateway.columns import (
     SPAN_COLUMNS,
     SPAN_SERIAL,
 )
-from services.gateway.connections import STATES, State
+from services.gateway.connections import ALIASES, STATES, State
 from services.gateway.gbt_rules import COLUMNS, EDITIONS, RULES, actions, error_flags, success_flags, table
 from services.gateway.group import Group
 from tests.gateway.playing import OTHER, PARTITIONS, VIN, broken, connect, login, logout, publish, report
@@ -73,15 +73,17 @@ def mqtt_streams(draw: st.DrawFn, five: bool) -> bytes:
         "nev/+/x",
         f"nev/v1/{VIN}",
     ]
+    numbers = (1, 2, 16, 17) if five else ()
+    aliased = [{"properties": {"topic_alias": k}} | more for k in numbers for more in ({}, {"topic": ""})]
     good = st.builds(
         lambda payload, topic, qos, packet_id, extra: publish(
-            payload, packet_id, version=version, topic=topic, qos=qos, **extra
+            payload, packet_id, **({"version": version, "topic": topic, "qos": qos} | extra)
         ),
         payloads(),
         st.sampled_from(topics),
         st.sampled_from([0, 1, 1, 1, 2]),
         st.integers(1, 65535),
-        st.sampled_from([{}, {}, {}, {"dup": True}, {"retain": True}]),
+        st.sampled_from([{}, {}, {}, {"dup": True}, {"retain": True}, *aliased]),
     )
     other = st.sampled_from(
         [
@@ -168,6 +170,8 @@ def test_mqtt_scan(data: st.DataObject, five: bool, packet_max: int, receive_max
         frames, acks, slow, counts = tables(n_frames, n_slow)
         skipped = int(segments[0, SEG_STATE])
         state = np.array([State.VEHICLE, State.NEW, State.VEHICLE], np.uint8)
+        aliases = np.zeros((3, ALIASES), np.uint8)
+        aliases[2, 1] = 1
         scan(
             arena,
             segments,
@@ -177,12 +181,23 @@ def test_mqtt_scan(data: st.DataObject, five: bool, packet_max: int, receive_max
             VINS,
             np.array([1, 2, 3], np.int32),
             np.array([0, 0, 1], np.int32),
+            aliases,
             frames,
             acks,
             slow,
             counts,
         )
-        found.append((skipped, segments.tolist(), counts.tolist(), frames.tolist(), acks.tolist(), slow.tolist()))
+        found.append(
+            (
+                skipped,
+                segments.tolist(),
+                counts.tolist(),
+                frames.tolist(),
+                acks.tolist(),
+                slow.tolist(),
+                aliases.tolist(),
+            )
+        )
     assert found[0] == found[1]
 
 

@@ -213,7 +213,7 @@ async def test_connack_of_mqtt_5_says_what_there_is(start: Start) -> None:
         "retain_available": 0,
         "maximum_packet_size": 262_144,
         "assigned_client_identifier": f"nevstream-{VIN}",
-        "topic_alias_maximum": 0,
+        "topic_alias_maximum": 16,
         "subscription_identifier_available": 0,
         "shared_subscription_available": 0,
         "server_keep_alive": 100,
@@ -412,7 +412,8 @@ VIOLATIONS = [
     (bytes.fromhex("62020000"), Code.MALFORMED_PACKET),
     (bytes.fromhex("60020001"), Code.MALFORMED_PACKET),
     (publish(report(), 1, version=5, retain=True), Code.RETAIN_NOT_SUPPORTED),
-    (publish(report(), 1, version=5, properties={"topic_alias": 1}), Code.TOPIC_ALIAS_INVALID),
+    (publish(report(), 1, version=5, properties={"topic_alias": 17}), Code.TOPIC_ALIAS_INVALID),
+    (publish(report(), 1, version=5, topic="", properties={"topic_alias": 1}), Code.PROTOCOL_ERROR),
     (publish(report(), 1, version=5, topic="nev/#"), Code.TOPIC_NAME_INVALID),
     (connect(VIN, 5), Code.PROTOCOL_ERROR),
     (bytes.fromhex("50020001"), Code.PROTOCOL_ERROR),
@@ -463,6 +464,29 @@ async def test_exactly_once_is_received_after_it_is_durable(start: Start, versio
     await client.expect(bytes.fromhex("50020007" + "40020008"))
     # what came twice lies in the journal twice, and is stored once (tests/pipeline)
     assert await run.kept() == [("", report()), ("", report()), ("", report(second=8)), ("", report(second=9))]
+
+
+async def test_a_topic_alias_stands_for_its_topic_on_its_connection(start: Start) -> None:
+    """MQTT-3.3.2-8 and following."""
+    run = await start()
+    client = await run.mqtt(version=5)
+    sample = b'{"time": "2026-03-04T05:06:07Z", "soc_pct": 50}'
+    client.send(
+        publish(report(), 1, version=5, properties={"topic_alias": 1}),
+        publish(sample, 2, version=5, topic=f"nev/v1/{VIN}/telemetry", properties={"topic_alias": 16}),
+        publish(report(second=8), 3, version=5, topic="", properties={"topic_alias": 1}),
+        publish(sample, 4, version=5, topic="", properties={"topic_alias": 16}),
+        publish(report(second=9), 5, version=5, properties={"topic_alias": 16}),  # from now on another topic
+        publish(report(second=10), 6, version=5, topic="", properties={"topic_alias": 16}),
+    )
+    for k in range(1, 7):
+        await client.expect(b"\x40\x02" + k.to_bytes(2, "big"))
+    json = VIN.encode() + sample
+    expected = [report(), json, report(second=8), json, report(second=9), report(second=10)]
+    assert await run.kept() == [("", frame) for frame in expected]
+    again = await run.mqtt(version=5)  # the same row or another: nothing is left of the aliases
+    again.send(publish(report(), 1, version=5, topic="", properties={"topic_alias": 1}))
+    assert (await goodbye(again)).code == Code.PROTOCOL_ERROR
 
 
 async def test_a_refused_publish_at_qos_2_ends_with_its_pubrec(start: Start) -> None:
