@@ -181,7 +181,8 @@ def series(
             raise UsageError(f"--figure {figure!r} is not one of {', '.join(names)}")
         names = [figure]
     out.print(f"[bold]{document['id']} {escape(document['name'])}[/bold] per {per.value}", highlight=False)
-    _pivoted(rows, document["by"], names)
+    # of a single period the rows do not say which
+    _pivoted([{"start": document["window"]["first_day"], **row} for row in rows], document["by"], names)
     _footer(document)
 
 
