@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,8 +138,10 @@ def _memory_mb(pids: dict[str, int], roles: tuple[str, ...]) -> float:
     return total / 1024
 
 
-def _run_system(settings: Settings, seconds: float | None, fleet: Any = None) -> None:
-    """Start everything, show rates until told to stop, stop everything."""
+def _run_system(
+    settings: Settings, seconds: float | None, fleet: Any = None, prepare: Callable[[System], None] | None = None
+) -> None:
+    """Start everything, show rates until told to stop, stop everything.  ``prepare`` runs before the fleet starts."""
     from services.topology import System
 
     stop = _stop_event()
@@ -151,6 +154,8 @@ def _run_system(settings: Settings, seconds: float | None, fleet: Any = None) ->
             took += f" (compiling took {system.compile_seconds:.1f} s of it, this once)"
         out.print(f"  [green]{took}[/green]", highlight=False)
         _announce(system)
+        if prepare is not None:
+            prepare(system)
         if fleet is not None and not fleet.start(system):
             out.print("  the simulated fleet compiles its own kernels (first run only) and then connects")
         out.print("  Ctrl-C stops everything")
@@ -190,7 +195,13 @@ def demo(
     """`up`, and a simulated fleet that drives and charges against it."""
     from services.watch import FleetProcess
 
-    _run_system(Settings.read(config), seconds, FleetProcess(vehicles, period))
+    def prepare(system: System) -> None:
+        done = cli_registry.register_simulated(system.dsn, vehicles)
+        out.print(
+            f"  registry: {done.lines:,} simulated vehicles, {done.inserted + done.changed:,} of them new or changed"
+        )
+
+    _run_system(Settings.read(config), seconds, FleetProcess(vehicles, period), prepare)
 
 
 @app.command()
@@ -422,6 +433,10 @@ def simulate(
     reissue: Annotated[bool, typer.Option(help="Send what a lost link left un-answered as 0x03 (GB/T).")] = False,
     client: Annotated[str, typer.Option(help="fast, or aiomqtt for the MQTT vehicles (slow).")] = "fast",
     truth: Annotated[Path | None, typer.Option(help="Write what really happened to this file (JSON lines).")] = None,
+    registry: Annotated[
+        Path | None,
+        typer.Option("--registry", metavar="FILE.csv", help="Only write the fleet's registry, and FILE-models.csv."),
+    ] = None,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while it runs.")] = False,
 ) -> None:
@@ -430,6 +445,9 @@ def simulate(
     A password for MQTT is taken from NEVSTREAM_SIMULATE_PASSWORD.  Exit code 1 when something that was sent
     was never answered.
     """
+    if registry is not None:
+        cli_registry.write_simulated(registry, vehicles, seed, model)
+        return
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     from schemas import kernel_cache

@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast
@@ -260,6 +261,42 @@ def models_remove(model: str, config: ConfigOption = None) -> None:
     if not _with(Settings.read(config), lambda registry: registry.drop_model(model)):
         raise UsageError(f"no model {model!r} is in the catalogue: `nevstream models list` shows those that are")
     out.print(f"{escape(model)} removed", highlight=False)
+
+
+def register_simulated(dsn: str, vehicles: int) -> Imported:
+    """Put the fleet that `nevstream simulate` has by default, and its models, into the registry of ``dsn``."""
+    from services.fleetsim.registry_csv import models_csv, registry_csv
+    from services.fleetsim.vehicle import make_fleet
+    from services.store.registry import PostgresRegistry
+
+    async def called() -> Imported:
+        registry = PostgresRegistry(dsn)
+        try:
+            await registry.load(read_sheet(models_csv().encode(), MODELS, UTC))
+            sheet = registry_csv(make_fleet(vehicles, seed=1)).encode()
+            return await registry.load(read_sheet(sheet, VEHICLES, UTC))
+        finally:
+            await registry.close()
+
+    return asyncio.run(called())
+
+
+def write_simulated(file: Path, vehicles: int, seed: int, model: str | None) -> None:
+    """Write the registry of a simulated fleet.  Raises ``UsageError``."""
+    from services.fleetsim.registry_csv import write_registry
+    from services.fleetsim.vehicle import make_fleet
+
+    try:
+        models = write_registry(make_fleet(vehicles, seed, model), file)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from error
+    out.print(
+        f"wrote {escape(str(file))} and {escape(str(models))}: `nevstream models import {escape(str(models))}`, "
+        f"`nevstream vehicles import {escape(str(file))}`",
+        highlight=False,
+    )
 
 
 def register(app: typer.Typer) -> None:

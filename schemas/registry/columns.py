@@ -122,9 +122,7 @@ class Column:
         return self.read(value.strip(), zone)
 
     def write(self, value: Any, zone: tzinfo) -> str:
-        """A cell that reads back as ``value``."""
-        if value is None:
-            return "-" if self.clears else ""
+        """A cell that reads back as ``value``, which is known."""
         if self.kind == "flag":
             return "yes" if value else "no"
         if self.kind == "date":

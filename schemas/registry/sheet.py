@@ -104,14 +104,25 @@ def bad_lines(parsed: Parsed) -> bytes:
     return b"\xef\xbb\xbf" + text.getvalue().encode()  # the mark, so that Excel reads it
 
 
-def write_sheet(sheet: Sheet, rows: Sequence[Sequence[Any]], zone: tzinfo, *, header: bool = True) -> str:
-    """Rows (values of ``sheet.all``, in that order) as CSV that ``read_sheet`` reads back to the same."""
+def write_sheet(
+    sheet: Sheet, rows: Sequence[Sequence[Any]], zone: tzinfo, *, header: bool = True, unknown: str = "-"
+) -> str:
+    """Rows (values of ``sheet.all``, in that order) as CSV that ``read_sheet`` reads back to the same.
+
+    ``unknown``: what None is written as; empty, it leaves what is known as it is.
+    """
     text = io.StringIO()
     writer = csv.writer(text)
     if header:
         writer.writerow([column.name for column in sheet.all])
     columns = sheet.all
-    writer.writerows([column.write(value, zone) for column, value in zip(columns, row, strict=True)] for row in rows)
+    writer.writerows(
+        [
+            (unknown if column.clears else "") if value is None else column.write(value, zone)
+            for column, value in zip(columns, row, strict=True)
+        ]
+        for row in rows
+    )
     return text.getvalue()
 
 
