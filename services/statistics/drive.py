@@ -119,7 +119,8 @@ def _end_trip(s: Any, h: Any, settled_s: float, cause: int, findings: F64, found
         return found
     if found < len(findings):
         f = findings[found]
-        f[:] = np.nan
+        for i in range(FINDING_WIDTH):
+            f[i] = np.nan
         f[0] = job
         f[1] = _TRIPS
         f[2] = settled_s
@@ -285,7 +286,8 @@ def _end_charge(s: Any, h: Any, settled_s: float, cause: int, findings: F64, fou
                 middle_kwh += s[BIN_KWH + i] * part
                 middle_s += s[BIN_COVERED_S + i] * part
         f = findings[found]
-        f[:] = np.nan
+        for i in range(FINDING_WIDTH):
+            f[i] = np.nan
         f[0] = job
         f[1] = _CHARGES
         f[2] = settled_s
@@ -537,6 +539,12 @@ def _odometer(reading: float, now: float, s: Any, h: Any, r: Any) -> None:
 
 
 @compiled
+def _clear(row: Any) -> None:
+    for i in range(ROW):  # a slice assignment would compile its error message too: a second of compile time
+        row[i] = 0.0
+
+
+@compiled
 def _temperature(value: float) -> float:
     """Probe temperature; NaN at the field's ends, which are no measurement (3.1)."""
     return value if value > -40.0 and value < 215.0 else np.nan
@@ -547,7 +555,9 @@ def fold_drive(
     time_s: I64, kind: U8, x: F64, begin: I64, end: I64, vehicle: I32, hour: I32, day: I32, close: U8,
     gap_limit_s: F64, mode: U8, state: F64, hours: F64, tallies: I64, findings: F64,
 ) -> int:  # fmt: skip
-    found = 0
+    # np.int64: a plain 0 or OPEN is a type of its own to numba, and everything below would be compiled for it as well
+    found: Any = np.int64(0)
+    still_open: Any = np.int64(OPEN)
     r = np.empty(ROW)
     for j in range(len(begin)):
         s = state[vehicle[j]]
@@ -649,28 +659,35 @@ def fold_drive(
             mode[k] = now_mode
             r[R_MODE] = now_mode
 
-            # the odd record between equal ones
-            if s[PENDING] != 0.0:
-                s[PENDING] = 0.0
-                settled = int(s[SETTLED_MODE])
-                odd = now_mode == settled and now - s[SETTLED_TIME] <= ODD_S
-                found = _settle(waiting, s, h, settled if odd else int(waiting[R_MODE]), findings, found, j)
-                waiting[:] = 0.0
-            if s[SETTLED_MODE] != UNKNOWN and s[SETTLED_MODE] != now_mode and now - s[SETTLED_TIME] < ODD_S:
-                s[PENDING] = 1.0
-                waiting[:] = r
-            else:
-                found = _settle(r, s, h, now_mode, findings, found, j)
+            # the odd record between equal ones: what waits is settled first, then this one, unless it waits itself
+            # (in a loop, so that the compiler sees one call)
+            for waited in (True, False):
+                if waited:
+                    if s[PENDING] == 0.0:
+                        continue
+                    s[PENDING] = 0.0
+                    odd = s[SETTLED_MODE] == now_mode and now - s[SETTLED_TIME] <= ODD_S
+                    row, row_mode = waiting, now_mode if odd else int(waiting[R_MODE])
+                elif s[SETTLED_MODE] == UNKNOWN or s[SETTLED_MODE] == now_mode or now - s[SETTLED_TIME] >= ODD_S:
+                    row, row_mode = r, now_mode
+                else:
+                    s[PENDING] = 1.0
+                    for i in range(ROW):
+                        waiting[i] = r[i]
+                    break
+                found = _settle(row, s, h, row_mode, findings, found, j)
+                if waited:
+                    _clear(waiting)
 
         if close[j] != GOES_ON and s[PENDING] != 0.0:
             s[PENDING] = 0.0
             found = _settle(waiting, s, h, int(waiting[R_MODE]), findings, found, j)
-            waiting[:] = 0.0
+            _clear(waiting)
         if close[j] == PEEK:
             if s[TRIP_START] == s[TRIP_START]:
-                found = _end_trip(s, h, np.nan, OPEN, findings, found, j)
+                found = _end_trip(s, h, np.nan, still_open, findings, found, j)
             if s[CHARGE_START] == s[CHARGE_START]:
-                found = _end_charge(s, h, np.nan, OPEN, findings, found, j)
+                found = _end_charge(s, h, np.nan, still_open, findings, found, j)
     return found if found <= len(findings) else -found
 
 
