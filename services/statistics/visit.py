@@ -513,7 +513,8 @@ class _Steps:
             at.insert(0, piece.begin)
         if piece.open is not None and (not at or int(self._hour[at[0]]) != piece.open.hour_s):
             pieces.append((piece.begin, piece.begin, piece.open.hour_s))
-        pieces += [(a, b, int(self._hour[a])) for a, b in zip(at, [*at[1:], piece.end], strict=True)]
+        if at:
+            pieces += [(a, b, int(self._hour[a])) for a, b in itertools.pairwise([*at, piece.end])]
         day_start_s = self._visitor.calendar.start_s(piece.day)
         sign = -1.0 if vehicle.standing.inverted else 1.0
         for k, (begin, end, hour_s) in enumerate(pieces):
