@@ -335,7 +335,7 @@ _TALLIES: Final = f"""
     ) AS u (spread, n, place) WHERE u.n > 0
 """  # noqa: S608
 _EPISODES: Final = f"""
-    SELECT {_COHORT}, {_id("episodes")}, t.source::integer << 12 | t.code::integer << 2 | t.level, count(*)
+    SELECT {_COHORT}, {_id("episodes")}, (t.source::integer << 12) | (t.code::integer << 2) | t.level, count(*)
     FROM alarm_episodes {_JOINED} WHERE t.day = %(day)s AND {ALARM} AND t.code BETWEEN 0 AND 1023
       AND t.level BETWEEN 0 AND 3 GROUP BY 1, 2, 3
 """  # noqa: S608
