@@ -551,6 +551,11 @@ class Statistics(Section):
         description="Disorder that costs nothing: a report that is older than the newest by more than this makes its "
         "local day be computed again.",
     )
+    fleet_every_s: float = Field(
+        60.0,
+        gt=0,
+        description="How often the fleet's figures follow the vehicles' days; at least four times as long as it took.",
+    )
 
 
 class Credits(Section):

@@ -426,6 +426,8 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
                 asyncio.create_task(_prune_letters(settings, dsn, journal, stop), name="prune dead letters"),
                 asyncio.create_task(_prune_link_events(settings, dsn, stop), name="prune link events"),
                 asyncio.create_task(_count_flaws(settings, dsn, stop), name="count flawed signals"),
+                asyncio.create_task(_watch_offline(settings, dsn, stop), name="offline rule"),
+                asyncio.create_task(_tell_alarms(settings, dsn, stop), name="tell of alarms"),
             ]
         await Pipeline(settings, journal, sink, mine, keys=keys).run(stop)
     finally:
@@ -522,11 +524,43 @@ async def run_statistics(settings: Settings, index: int, stop: asyncio.Event) ->
     from services.statistics.worker import Statistics
 
     _load(STATISTICS_KERNELS)
-    store = PostgresStatistics(_dsn(settings), settings)
+    dsn = _dsn(settings)
+    store = PostgresStatistics(dsn, settings)
+    aggregating: list[asyncio.Task[None]] = []
+    if index == 0:
+        aggregating = [asyncio.create_task(_aggregate_cohorts(settings, dsn, stop), name="aggregate cohorts")]
     try:
         await Statistics(settings, store, folds(), index).run(stop)
     finally:
+        for task in aggregating:
+            task.cancel()
+        if aggregating:
+            await asyncio.wait(aggregating)
         store.close()
+
+
+async def _aggregate_cohorts(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
+    """Keep the fleet's figures in step with the vehicles' days; in one statistics process, every so often."""
+    import psycopg
+
+    from services.store.cohorts import Cohorts
+
+    loop = asyncio.get_running_loop()
+    cohorts = Cohorts(dsn, settings.time_zone)
+    every_s = settings.statistics.fleet_every_s
+    try:
+        while not stop.is_set():
+            begun = loop.time()
+            try:
+                await cohorts.aggregate()
+            except Unavailable as error:
+                log.warning("the fleet's figures were not made: %s; trying again in %.0f s", error, every_s)
+            except psycopg.Error:  # ours to repair, and no reason to stop the vehicles' statistics
+                log.exception("the fleet's figures were not made")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), max(every_s, 4 * (loop.time() - begun)))
+    finally:
+        await cohorts.close()
 
 
 async def _warm_statistics(index: int, stop: asyncio.Event) -> None:
@@ -560,6 +594,77 @@ async def _warm_statistics(index: int, stop: asyncio.Event) -> None:
 
 def _give_way() -> None:
     os.nice(10)
+
+
+async def _watch_offline(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
+    """Raise and end the episodes of vehicles that are offline; as :func:`_prune_letters`."""
+    import psycopg
+
+    from services import metrics
+    from services.store.offline import OfflineRule
+
+    rule, alarms = OfflineRule(dsn, settings.time_zone), settings.alarms
+    every_s = alarms.offline_check_every_s
+    try:
+        while not stop.is_set():
+            try:
+                looked = await rule.look(
+                    alarms.offline_after_h, grace_s=alarms.offline_grace_s, pause_s=max(900.0, 3 * every_s)
+                )
+                metrics.ALARMS_OFFLINE.labels("raised").inc(looked.raised)
+                metrics.ALARMS_OFFLINE.labels("ended").inc(looked.ended)
+            except Unavailable as error:
+                log.warning("vehicles that are offline were not looked for: %s; trying again in %.0f s", error, every_s)
+            except psycopg.Error:  # ours to repair, and no reason to stop storing reports
+                log.exception("vehicles that are offline were not looked for")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), every_s)
+    finally:
+        await rule.close()
+
+
+async def _tell_alarms(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
+    """Find what is new about alarms, send it to the webhooks, drop what is old; as :func:`_prune_letters`."""
+    from zoneinfo import ZoneInfo
+
+    import psycopg
+
+    from services.store.alarm_events import AlarmEvents
+    from services.store.alarm_outbox import PostgresOutbox
+    from services.webhooks.sender import Webhooks
+
+    alarms, loop = settings.alarms, asyncio.get_running_loop()
+    events = AlarmEvents(dsn, ZoneInfo(settings.time_zone), alarms.hooks(), alarms.webhook_news_max_h)
+    outbox = PostgresOutbox(dsn)
+    webhooks = Webhooks(alarms, outbox)
+    sending = asyncio.create_task(webhooks.run(stop), name="webhooks")
+    away, tidied_at = False, 0.0
+    try:
+        while not stop.is_set():
+            try:
+                if await events.publish():
+                    webhooks.wake()
+                if loop.time() - tidied_at >= settings.link_events.prune_every_s:
+                    await events.prune(alarms.events_age_max_days)
+                    await outbox.give_up(alarms.webhook_age_max_h * 3600)
+                    tidied_at = loop.time()
+                away = False
+            except Unavailable as error:
+                if not away:
+                    log.warning("nothing is told of alarms: %s; trying on", error)
+                away = True
+            except psycopg.Error:  # ours to repair, and no reason to stop storing reports
+                log.exception("nothing is told of alarms")
+            if sending.done() and not stop.is_set():
+                sending.result()  # raises: a webhook's loop does not end by itself
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), alarms.publish_every_s)
+    finally:
+        sending.cancel()
+        await asyncio.wait([sending])
+        await webhooks.close()
+        await outbox.close()
+        await events.close()
 
 
 async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
