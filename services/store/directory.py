@@ -23,6 +23,10 @@ _HASHER: Final = PasswordHasher()
 # For the memory twin only: the cheapest argon2 there is, so that a test of hundreds of vehicles is quick.
 _CHEAP: Final = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
+# Statistics are grouped by what is known of a vehicle: they hear of every change.
+CAN_TOUCH: Final = "SELECT to_regprocedure('statistics_touch_days(bigint[])') IS NOT NULL"
+TOUCH: Final = "SELECT statistics_touch_days(%s::bigint[])"
+
 _VIN: Final = re.compile(r"[!-~]{1,17}")
 _PASSWORD_BYTES_MAX: Final = 1024
 
@@ -84,9 +88,11 @@ def add_vehicles(dsn: str, vins: Iterable[str]) -> int:
         "INSERT INTO vehicles AS v (vin, registered, registered_at)"
         " SELECT vin, true, now() FROM unnest(%s::text[]) AS vin"
         " ON CONFLICT (vin) DO UPDATE SET registered = true, retired_at = NULL,"
-        " registered_at = coalesce(v.registered_at, now()) WHERE NOT v.registered RETURNING 1",
+        " registered_at = coalesce(v.registered_at, now()) WHERE NOT v.registered RETURNING vehicle_id",
         wanted,
     )
+    if rows and _execute(dsn, CAN_TOUCH)[0][0]:
+        _execute(dsn, TOUCH, [number for (number,) in rows])
     return len(rows)
 
 

@@ -20,6 +20,7 @@ from schemas.registry.sheet import Parsed
 from schemas.seams import Table
 from services.database import Connection, Line
 from services.errors import SchemaMissing, StoreUnavailable, UsageError
+from services.store.directory import CAN_TOUCH, TOUCH
 
 T = TypeVar("T")
 
@@ -29,7 +30,6 @@ _LOCK: Final = (7236328, 17)  # one change of the registry at a time: two sheets
 _UNKNOWN_MODELS_MAX: Final = 50
 _RETIRE_SHARE_MAX: Final = 0.5
 
-_TOUCH: Final = "SELECT to_regprocedure('statistics_touch_days(bigint[])') IS NOT NULL"
 _OWN: Final = tuple(column.name for column in VEHICLES.columns if column.name in {c.name for c in MODELS.columns})
 _VEHICLE: Final = f"""
     SELECT v.vehicle_id, v.vin, v.registered, v.retired_at, v.first_seen_at, {", ".join(f"v.{c.name}" for c in VEHICLES.columns)},
@@ -56,7 +56,9 @@ _RETIRE: Final = """
 _REGISTRATIONS: Final = f"""
     SELECT v.model AS named, v.vehicles, {_MODEL_COLUMNS}
     FROM (SELECT model, count(*) AS vehicles FROM vehicles
-          WHERE registered_at >= %s AND registered_at < %s GROUP BY model) v
+          WHERE coalesce(registered_at, CASE WHEN registered THEN first_seen_at END) >= %s
+            AND coalesce(registered_at, CASE WHEN registered THEN first_seen_at END) < %s
+          GROUP BY model) v
     LEFT JOIN models m USING (model) ORDER BY v.model NULLS LAST
 """  # noqa: S608 - names of ours
 
@@ -209,7 +211,11 @@ def _merge(sheet: Sheet, register: bool) -> tuple[sql.Composed, sql.Composed, sq
             ]
             assigned += [
                 sql.SQL("registered = true, retired_at = NULL"),
-                sql.SQL("registered_at = coalesce(g.registered_at, t.registered_at, now())"),
+                # registered before there was a date: since it was first seen
+                sql.SQL(
+                    "registered_at = coalesce(g.registered_at, t.registered_at,"
+                    " CASE WHEN t.registered THEN t.first_seen_at END, now())"
+                ),
             ]
             differs = sql.SQL("(NOT t.registered OR t.retired_at IS NOT NULL OR {})").format(differs)
     else:
@@ -331,9 +337,9 @@ async def _touch(connection: Connection, vehicles: Sequence[int]) -> None:
     """Tell the statistics that what groups these vehicles has changed."""
     if not vehicles:
         return
-    row = await (await connection.execute(_TOUCH)).fetchone()
+    row = await (await connection.execute(CAN_TOUCH)).fetchone()
     if row and row[0]:
-        await connection.execute("SELECT statistics_touch_days(%s::bigint[])", [list(vehicles)])
+        await connection.execute(TOUCH, [list(vehicles)])
 
 
 async def _touch_models(connection: Connection, models: Sequence[str]) -> None:

@@ -211,6 +211,20 @@ async def test_vehicles_registered_in_a_year_by_model(registry: PostgresRegistry
     ]  # fmt: skip
 
 
+async def test_a_registration_without_a_date_counts_from_the_first_report(registry: PostgresRegistry, db: Db) -> None:
+    """Registered by a version that kept no date; one that was never registered does not count."""
+    db.execute(
+        "INSERT INTO vehicles (vin, registered, first_seen_at, model) VALUES"
+        " ('V1', true, '2025-05-05', 'm'), ('V2', false, '2025-05-05', 'm')"
+    )
+    since, until = datetime(2025, 1, 1, tzinfo=ZONE), datetime(2026, 1, 1, tzinfo=ZONE)
+    assert [row["vehicles"] for row in (await registry.registrations(since, until)).dicts()] == [1]
+    await registry.load(parsed("vin,fleet\nV1,f\n"))
+    row = await registry.vehicle("V1")
+    assert row is not None
+    assert row["registered_at"] == row["first_seen_at"]
+
+
 async def test_dropping_a_model_keeps_its_vehicles(registry: PostgresRegistry) -> None:
     await registry.load(parsed("model\nm1\n", MODELS))
     await registry.load(parsed("vin,model\nV1,m1\n"))
@@ -221,7 +235,7 @@ async def test_dropping_a_model_keeps_its_vehicles(registry: PostgresRegistry) -
     assert (row["model"], row["model_known"]) == ("m1", False)
 
 
-async def test_statistics_hear_of_changed_facts(registry: PostgresRegistry, db: Db) -> None:
+async def test_statistics_hear_of_changed_facts(registry: PostgresRegistry, db: Db, dsn: str) -> None:
     await registry.load(parsed(SHEET))
     db.execute("CREATE TABLE touched (vehicle_id bigint)")
     db.execute("DROP FUNCTION IF EXISTS statistics_touch_days(bigint[])")
@@ -247,6 +261,8 @@ async def test_statistics_hear_of_changed_facts(registry: PostgresRegistry, db: 
     assert touched() == set()
     await registry.drop_model("m1")
     assert touched() == {"V1", "V2"}
+    add_vehicles(dsn, ["V2", "V3"])
+    assert touched() == {"V3"}
 
 
 async def test_a_hundred_thousand_lines_in_one_go(registry: PostgresRegistry) -> None:
