@@ -132,34 +132,40 @@ def initial_state() -> F64:
 
 
 @compiled
-def _close(state: F64, code: int, findings: F64, at: int, job: int, settled_s: float) -> int:
-    """Emit the episode of ``code`` if it was ever raised; returns how many findings there are."""
-    block = state[code * a.BLOCK : (code + 1) * a.BLOCK]
-    if block[a.RAISED] > 0.0:
-        if at < len(findings):
-            row = findings[at]
-            row[:] = np.nan
-            row[0] = job
-            row[1] = _EPISODES
-            row[2] = settled_s
-            row[3] = block[a.START_S]
-            row[4] = block[a.LAST_ON_S]
-            row[5] = SOURCE_FLAG if code < FLAGS else SOURCE_RULE
-            row[6] = code if code < FLAGS else code - FLAGS + 1
-            row[7] = block[a.LEVEL]
-            row[8] = block[a.RECORDS]
-            row[9] = block[a.LATE]
-            row[10] = block[a.VALUE_MIN]
-            row[11] = block[a.VALUE_MAX]
-            row[12] = block[a.LONGITUDE]
-            row[13] = block[a.LATITUDE]
-        at += 1
-    return at
+def _forget(state: F64, code: int) -> None:
+    for column in range(code * a.BLOCK, (code + 1) * a.BLOCK):
+        state[column] = 0.0
 
 
 @compiled
-def _forget(state: F64, code: int) -> None:
-    state[code * a.BLOCK : (code + 1) * a.BLOCK] = 0.0
+def _close(state: F64, code: int, findings: F64, found: int, job: int, settled_s: float) -> int:
+    """Emit the episode of ``code`` if it was ever raised, and forget it; returns how many findings there are now.
+
+    A settled_s of NaN: it goes on, and is kept.
+    """
+    at = code * a.BLOCK
+    if state[at + a.RAISED] > 0.0:
+        if found < len(findings):
+            for column in range(FINDING_WIDTH):
+                findings[found, column] = np.nan
+            findings[found, 0] = job
+            findings[found, 1] = _EPISODES
+            findings[found, 2] = settled_s
+            findings[found, 3] = state[at + a.START_S]
+            findings[found, 4] = state[at + a.LAST_ON_S]
+            findings[found, 5] = SOURCE_FLAG if code < FLAGS else SOURCE_RULE
+            findings[found, 6] = code if code < FLAGS else code - FLAGS + 1
+            findings[found, 7] = state[at + a.LEVEL]
+            findings[found, 8] = state[at + a.RECORDS]
+            findings[found, 9] = state[at + a.LATE]
+            findings[found, 10] = state[at + a.VALUE_MIN]
+            findings[found, 11] = state[at + a.VALUE_MAX]
+            findings[found, 12] = state[at + a.LONGITUDE]
+            findings[found, 13] = state[at + a.LATITUDE]
+        found += 1
+    if settled_s == settled_s:
+        _forget(state, code)
+    return found
 
 
 @compiled
@@ -168,51 +174,52 @@ def _step(
     needs_records: float, needs_s: float, clear_s: float, findings: F64, found: int, job: int,
 ) -> int:  # fmt: skip
     """One record for one code: ``on`` is ON, NOT_ON, or UNKNOWN when the record does not say."""
-    block = state[code * a.BLOCK : (code + 1) * a.BLOCK]
-    if block[a.START_S] > 0.0 and (
-        now_s - block[a.SEEN_S] > gap_s or (block[a.OFF_S] > 0.0 and now_s - block[a.OFF_S] >= clear_s)
+    at = code * a.BLOCK
+    if state[at + a.START_S] > 0.0 and (
+        now_s - state[at + a.SEEN_S] > gap_s or (state[at + a.OFF_S] > 0.0 and now_s - state[at + a.OFF_S] >= clear_s)
     ):
-        found = _close(state, code, findings, found, job, now_s)
-        _forget(state, code)
+        found = _close(state, code, findings, found, job, float(now_s))
     if on == ON:
-        if block[a.START_S] == 0.0:
-            block[a.START_S] = now_s
-            block[a.LATE] = late
-            block[a.VALUE_MIN] = np.nan
-            block[a.VALUE_MAX] = np.nan
-            block[a.LONGITUDE] = np.nan
-        block[a.LAST_ON_S] = now_s
-        block[a.SEEN_S] = now_s
-        block[a.OFF_S] = 0.0
-        block[a.RECORDS] += 1.0
-        if level > block[a.LEVEL]:
-            block[a.LEVEL] = level
+        if state[at + a.START_S] == 0.0:
+            state[at + a.START_S] = now_s
+            state[at + a.LATE] = late
+            state[at + a.VALUE_MIN] = np.nan
+            state[at + a.VALUE_MAX] = np.nan
+            state[at + a.LONGITUDE] = np.nan
+            state[at + a.LATITUDE] = np.nan
+        state[at + a.LAST_ON_S] = now_s
+        state[at + a.SEEN_S] = now_s
+        state[at + a.OFF_S] = 0.0
+        state[at + a.RECORDS] += 1.0
+        if level > state[at + a.LEVEL]:
+            state[at + a.LEVEL] = level
         if value == value:
-            if not (block[a.VALUE_MIN] <= value):
-                block[a.VALUE_MIN] = value
-            if not (block[a.VALUE_MAX] >= value):
-                block[a.VALUE_MAX] = value
-        if block[a.LONGITUDE] != block[a.LONGITUDE]:
-            known = state[a.LAST_LONGITUDE] != 0.0 or state[a.LAST_LATITUDE] != 0.0
-            block[a.LONGITUDE] = state[a.LAST_LONGITUDE] if known else np.nan
-            block[a.LATITUDE] = state[a.LAST_LATITUDE] if known else np.nan
-        if (needs_records > 0.0 and block[a.RECORDS] >= needs_records) or (
-            needs_s > 0.0 and now_s - block[a.START_S] >= needs_s
+            if not (state[at + a.VALUE_MIN] <= value):
+                state[at + a.VALUE_MIN] = value
+            if not (state[at + a.VALUE_MAX] >= value):
+                state[at + a.VALUE_MAX] = value
+        if state[at + a.LONGITUDE] != state[at + a.LONGITUDE] and (
+            state[a.LAST_LONGITUDE] != 0.0 or state[a.LAST_LATITUDE] != 0.0
         ):
-            block[a.RAISED] = 1.0
-    elif on == NOT_ON and block[a.START_S] > 0.0:
-        block[a.SEEN_S] = now_s
-        if block[a.RAISED] == 0.0:
+            state[at + a.LONGITUDE] = state[a.LAST_LONGITUDE]
+            state[at + a.LATITUDE] = state[a.LAST_LATITUDE]
+        if (needs_records > 0.0 and state[at + a.RECORDS] >= needs_records) or (
+            needs_s > 0.0 and now_s - state[at + a.START_S] >= needs_s
+        ):
+            state[at + a.RAISED] = 1.0
+    elif on == NOT_ON and state[at + a.START_S] > 0.0:
+        state[at + a.SEEN_S] = now_s
+        if state[at + a.RAISED] == 0.0:
             _forget(state, code)  # not in a row
-        elif block[a.OFF_S] == 0.0:
-            block[a.OFF_S] = now_s
+        elif state[at + a.OFF_S] == 0.0:
+            state[at + a.OFF_S] = now_s
     return found
 
 
 @compiled
 def _furthest_cell(cells: I32, begin: int, n: int, lowest: int, row: I32, off: I32, counts: I32) -> Any:
     """(position, 2 · |u - median|, 4 · MAD) of the usable cell that is furthest from the median; -1 with too few."""
-    used = 0
+    used = int(np.int64(0))
     for c in range(n):
         value = cells[begin + c]
         if value >= CELL_LOW_MV and value <= CELL_HIGH_MV:
@@ -221,9 +228,7 @@ def _furthest_cell(cells: I32, begin: int, n: int, lowest: int, row: I32, off: I
     if used < a.OUTLIER_CELLS:
         return -1, 0, 0
     median2 = twice_median(row, used, lowest, counts)
-    furthest = -1
-    at = -1
-    k = 0
+    furthest, at, k = -1, -1, 0
     for c in range(n):
         value = cells[begin + c]
         if value >= CELL_LOW_MV and value <= CELL_HIGH_MV:
@@ -232,7 +237,7 @@ def _furthest_cell(cells: I32, begin: int, n: int, lowest: int, row: I32, off: I
                 furthest = off[k]
                 at = c
             k += 1
-    return at, furthest, twice_median(off, used, 0, counts)
+    return at, furthest, twice_median(off, used, int(np.int64(0)), counts)
 
 
 @compiled
@@ -261,7 +266,7 @@ def _there(evidence_s: float, now_s: int, before_s: float) -> bool:
 @compiled
 def _thermal(
     state: F64, rule: F64, now_s: int, gap_s: float, hot: float, warm_probes: I16, begin: int, end: int,
-    lowest_mv: float, fault_is_new: bool,
+    lowest_mv: float, fault_is_new: int,
 ) -> bool:  # fmt: skip
     """Does the evidence up to this record make a thermal event (4.10)? Keeps what later records need."""
     before_s = state[a.LAST_S] if now_s - state[a.LAST_S] <= gap_s else -1.0
@@ -284,7 +289,7 @@ def _thermal(
     )  # fmt: skip
     if lowest_mv < (1.0 - drop) * highest_mv:
         state[a.DROP_S] = now_s
-    if fault_is_new:
+    if fault_is_new != 0:
         state[a.FAULT_S] = now_s
     believed = False
     if hot == hot:
@@ -376,15 +381,14 @@ def _forget_stale(state: F64) -> None:
 
 
 @compiled
-def _close_all(state: F64, findings: F64, found: int, job: int, settled_s: float, forget: bool) -> int:
+def _close_all(state: F64, findings: F64, found: int, job: int, settled_s: float) -> int:
+    """Close whatever is open; with a settled_s of NaN only emit it, as open."""
     if state[a.OPEN_FLAGS] == 0.0 and state[a.OPEN_RULES] == 0.0:
         return found
     for code in range(a.CODES):
         if state[code * a.BLOCK + a.START_S] > 0.0:
             found = _close(state, code, findings, found, job, settled_s)
-            if forget:
-                _forget(state, code)
-    if forget:
+    if settled_s == settled_s:
         state[a.OPEN_FLAGS] = 0.0
         state[a.OPEN_RULES] = 0.0
     return found
@@ -406,7 +410,9 @@ def fold_alarms(
     off = np.empty(a.CELLS_MAX, np.int32)
     counts = np.zeros(_COUNTS, np.int32)
     q = np.full(len(QUANTITIES), np.nan)
-    found = 0
+    # a plain 0 would be a type of its own, and every function it is passed to would be compiled twice
+    found = int(np.int64(0))
+    nothing = int(np.int64(0))
     for job in range(len(begin)):
         mine = state[vehicle[job]]
         measured = hours[hour[job]]
@@ -414,7 +420,7 @@ def fold_alarms(
             now_s = time_s[i]
             gap_s = gap_limit_s[i]
             if kind[i] == KIND_LOGOUT:
-                found = _close_all(mine, findings, found, job, now_s, True)
+                found = _close_all(mine, findings, found, job, float(now_s))
                 mine[a.LAST_S] = 0.0
                 mine[a.HELD_FLAGS] = 0.0
                 mine[a.HELD_LEVEL] = 0.0
@@ -495,13 +501,13 @@ def fold_alarms(
                 mine[a.OPEN_FLAGS] = open_flags
             # -- the platform's rules
             open_rules = np.int64(mine[a.OPEN_RULES])
-            fault_is_new = False
+            fault_is_new = nothing
             event = False
             for r in range(_RULES):
                 rule = rules[r]
                 code = FLAGS + r
-                block = mine[code * a.BLOCK : (code + 1) * a.BLOCK]
-                raised = block[a.RAISED] > 0.0
+                at = code * a.BLOCK
+                raised = mine[at + a.RAISED] > 0.0
                 value = q[np.int64(rule[R_QUANTITY])]
                 rule_level = rule[R_LEVEL]
                 on = UNKNOWN
@@ -523,14 +529,15 @@ def fold_alarms(
                             if cell >= 0 and off2 >= 2.0 * enough and 2.0 * off2 > rule[R_MORE] * 1.4826 * mad4:
                                 on = ON
                                 value = 0.5 * off2
-                                if not raised and block[a.START_S] > 0.0 and mine[a.OUTLIER_CELL] != cell + 1:
+                                if not raised and mine[at + a.START_S] > 0.0 and mine[a.OUTLIER_CELL] != cell + 1:
                                     _forget(mine, code)  # another cell: it has to last anew
                                 if not raised:
                                     mine[a.OUTLIER_CELL] = cell + 1
                 elif r == _THERMAL:
                     event = _thermal(
                         mine, rule, now_s, gap_s, hot, probes, probe_span[i, 0], probe_span[i, 1],
-                        _raw_lowest_cell(x, i, cells, cell_span[i, 0], cell_span[i, 1]), fault_is_new,
+                        float(lowest) if missing == 0
+                        else _raw_lowest_cell(x, i, cells, cell_span[i, 0], cell_span[i, 1]), fault_is_new,
                     )  # fmt: skip
                     if flags > 0 and not event:
                         event = (flags >> FLAG_HIGH_TEMPERATURE & 1 == 1 and level >= a.TOLD_LEVEL) or (
@@ -550,25 +557,25 @@ def fold_alarms(
                     rule[R_CLEAR_S], findings, found, job,
                 )  # fmt: skip
                 if r == _FAULT:
-                    fault_is_new = not raised and block[a.RAISED] > 0.0
+                    fault_is_new = nothing + (not raised and mine[at + a.RAISED] > 0.0)
                 if r == _THERMAL and event:
                     # raised by the reading after: it began with the one before
-                    if not raised and mine[a.PENDING_S] > 0.0 and mine[a.PENDING_S] < block[a.START_S]:
-                        block[a.START_S] = mine[a.PENDING_S]
-                        block[a.RECORDS] += 1.0
-                        if not (block[a.VALUE_MAX] >= mine[a.PENDING_C]):
-                            block[a.VALUE_MAX] = mine[a.PENDING_C]
+                    if not raised and mine[a.PENDING_S] > 0.0 and mine[a.PENDING_S] < mine[at + a.START_S]:
+                        mine[at + a.START_S] = mine[a.PENDING_S]
+                        mine[at + a.RECORDS] += 1.0
+                        if not (mine[at + a.VALUE_MAX] >= mine[a.PENDING_C]):
+                            mine[at + a.VALUE_MAX] = mine[a.PENDING_C]
                     mine[a.PENDING_S] = 0.0
-                if r == _OUTLIER and block[a.START_S] == 0.0:
+                if r == _OUTLIER and mine[at + a.START_S] == 0.0:
                     mine[a.OUTLIER_CELL] = 0.0
-                if block[a.START_S] > 0.0:
+                if mine[at + a.START_S] > 0.0:
                     open_rules |= np.int64(1) << r
                 else:
                     open_rules &= ~(np.int64(1) << r)
             mine[a.OPEN_RULES] = open_rules
             mine[a.LAST_S] = now_s
         if close[job] == PEEK:
-            found = _close_all(mine, findings, found, job, np.nan, False)
+            found = _close_all(mine, findings, found, job, np.nan)
         elif close[job] == DAY_ENDS:
             _forget_stale(mine)
     return found if found <= len(findings) else -found

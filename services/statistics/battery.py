@@ -65,8 +65,9 @@ _H_INSULATION, _H_PER_V = INDEX["insulation_min_kohm"], INDEX["insulation_min_oh
 _T_TEMP_DRIVING, _T_TEMP_CHARGING = TALLY_BEGIN["temp_driving"], TALLY_BEGIN["temp_charging"]
 _T_SPREAD_DRIVING, _T_SPREAD_CHARGING = TALLY_BEGIN["spread_driving"], TALLY_BEGIN["spread_charging"]
 _T_REST, _T_DRIVING, _T_CHARGE_END = (TALLY_BEGIN[name] for name in ("range_rest", "range_driving", "range_charge_end"))
-_OUTLIERS, _RESISTANCE, _RESTS = TABLE["cell_outliers"], TABLE["dc_resistance"], TABLE["cell_rests"]
-_RANGE_EDGES: Final = np.array(RANGE_EDGES_MV, np.int64)
+# floats: a whole number that is written out is a type of its own, and _emit would be compiled for each
+_OUTLIERS, _RESISTANCE, _RESTS = (float(TABLE[name]) for name in ("cell_outliers", "dc_resistance", "cell_rests"))
+_RANGE_EDGES: Final = np.array(RANGE_EDGES_MV, np.float64)
 _BIN_EDGES: Final = np.array(b.BIN_EDGES_OHM, np.float64)
 _SOC_LOW, _SOC_HIGH = b.STEP_SOC
 _COUNTS: Final = 2 * (CELL_HIGH_MV - CELL_LOW_MV) + 1
@@ -97,23 +98,42 @@ def _least(so_far: float, value: float) -> float:
 
 @compiled
 def _emit(
-    findings: F64, at: int, job: int, table: int, settled_s: float, start_s: float, b: float, c: float, d: float,
+    findings: F64, at: int, job: int, table: float, settled_s: float, start_s: float, b: float, c: float, d: float,
     e: float, f: float,
 ) -> int:  # fmt: skip
     """Write a finding when there is room; the count goes on without, so that the caller learns what is needed."""
     if at < len(findings):
-        row = findings[at]
-        row[:] = np.nan
-        row[0] = job
-        row[1] = table
-        row[2] = settled_s
-        row[3] = start_s
-        row[4] = b
-        row[5] = c
-        row[6] = d
-        row[7] = e
-        row[8] = f
+        for column in range(FINDING_WIDTH):
+            findings[at, column] = np.nan
+        findings[at, 0] = job
+        findings[at, 1] = table
+        findings[at, 2] = settled_s
+        findings[at, 3] = start_s
+        findings[at, 4] = b
+        findings[at, 5] = c
+        findings[at, 6] = d
+        findings[at, 7] = e
+        findings[at, 8] = f
     return at + 1
+
+
+@compiled
+def _clear(state: F64, begin: int, end: int) -> None:
+    for column in range(begin, end):
+        state[column] = 0.0
+
+
+@compiled
+def _bin(edges: F64, value: float) -> int:
+    """In which bin a value lies: [edges[k], edges[k + 1]); -1 below all, len(edges) - 1 from the last edge on."""
+    low, high = -1, len(edges)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if edges[middle] <= value:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 @compiled
@@ -124,8 +144,8 @@ def _end_rest(state: F64, findings: F64, at: int, job: int, settled_s: float) ->
             state[b.AFTER_DROP], state[b.AFTER_MEDIAN], np.nan,
         )  # fmt: skip
     if state[b.BEFORE_S] > 0.0:
-        state[b.BEFORE_AT : b.BEFORE_AT + b.CELLS_MAX] = 0.0
-    state[b.REST_BEGIN_S : b.AFTER_MEDIAN + 1] = 0.0
+        _clear(state, b.BEFORE_AT, b.BEFORE_AT + b.CELLS_MAX)
+    _clear(state, b.REST_BEGIN_S, b.AFTER_MEDIAN + 1)
     return at
 
 
@@ -138,7 +158,7 @@ def _end_charge(state: F64, tallies: I64) -> None:
             kept = int(state[b.RING_AT + slot])
             if kept > 0 and kept // RANGE_BINS >= last_s - b.CHARGE_END_S:
                 tallies[_T_CHARGE_END + kept % RANGE_BINS] += 1
-    state[b.RING_AT : b.RING_AT + b.RING] = 0.0
+    _clear(state, b.RING_AT, b.RING_AT + b.RING)
     state[b.CHARGE_BEGIN_S] = 0.0
     state[b.CHARGE_LAST_S] = 0.0
     state[b.RING_COUNT] = 0.0
@@ -176,7 +196,7 @@ def _judge_cells(
         furthest = max(furthest, distance)
     if furthest < 2 * b.OUTLIER_MV:
         return
-    mad4 = twice_median(off, used, 0, counts)  # 4 · MAD
+    mad4 = twice_median(off, used, int(np.int64(0)), counts)  # 4 · MAD
     variance = used * squares - total * total  # n² · variance
     k = -1
     for c in range(n):
@@ -210,7 +230,7 @@ def _rest_record(cells: I32, begin: int, n: int, time_s: int, row: I32, counts: 
         return
     if since_s < b.REST_S or state[b.BEFORE_CELLS] != n:
         return
-    most, most_at, least, used = -(1 << 30), -1, 1 << 30, 0
+    most, most_at, least, used = -(1 << 30), -1, int(np.int64(1 << 30)), int(np.int64(0))
     for c in range(n):
         value = cells[begin + c]
         before = np.int32(state[b.BEFORE_AT + c])
@@ -238,7 +258,7 @@ def _keep_step(state: F64, resistance_ohm: float, temp_c: float, soc_pct: float)
     group = int(np.floor((temp_c - b.CLASS_BEGIN_C) / b.CLASS_C))
     if group < 0 or group >= b.CLASSES:
         return
-    place = np.searchsorted(_BIN_EDGES, resistance_ohm, side="right") - 1
+    place = _bin(_BIN_EDGES, resistance_ohm)
     if place < 0 or place >= b.BINS:
         return
     edge = _BIN_EDGES[place]
@@ -254,6 +274,12 @@ def _most_rows(packed: int) -> int:
 
 
 @compiled
+def _rank(state: F64, c: int) -> int:
+    """Most records first, then the lower cell, in one number."""
+    return int(state[b.FLAGGED_AT + c]) // b.EITHER_ONE * b.CELLS_MAX + b.CELLS_MAX - 1 - c
+
+
+@compiled
 def _close_day(state: F64, findings: F64, at: int, job: int, day_start_s: float, settled_s: float) -> int:
     """Emit the day's cells and resistances, and forget the day."""
     usable = int(state[b.USABLE])
@@ -265,10 +291,16 @@ def _close_day(state: F64, findings: F64, at: int, job: int, day_start_s: float,
             if b.OUTLIER_SHARE * _most_rows(int(state[b.FLAGGED_AT + c])) >= usable:
                 over += 1
         if over > b.OUTLIERS_MAX:
-            ranked = np.zeros(b.CELLS_MAX, np.int64)
-            for c in range(b.CELLS_MAX):  # most records first, then the lower cell: a number that tells both
-                ranked[c] = int(state[b.FLAGGED_AT + c]) // b.EITHER_ONE * b.CELLS_MAX + b.CELLS_MAX - 1 - c
-            floor = np.sort(ranked)[b.CELLS_MAX - b.OUTLIERS_MAX]
+            floor = 1 << 62
+            for _ in range(
+                b.OUTLIERS_MAX
+            ):  # the next lower one, so many times: rare, and numpy's sort takes 1 s to compile
+                below = 0
+                for c in range(b.CELLS_MAX):
+                    rank = _rank(state, c)
+                    if rank < floor:
+                        below = max(below, rank)
+                floor = below
         for c in range(b.CELLS_MAX):
             packed = int(state[b.FLAGGED_AT + c])
             if packed == 0:
@@ -276,15 +308,15 @@ def _close_day(state: F64, findings: F64, at: int, job: int, day_start_s: float,
             z_rows = packed % b.ROBUST_ONE
             robust_rows = packed // b.ROBUST_ONE % b.ROBUST_ONE
             either = packed // b.EITHER_ONE
-            rank = either * b.CELLS_MAX + b.CELLS_MAX - 1 - c
-            if b.OUTLIER_SHARE * max(z_rows, robust_rows) < usable or rank < floor:
+            if b.OUTLIER_SHARE * max(z_rows, robust_rows) < usable or _rank(state, c) < floor:
                 continue
             at = _emit(
-                findings, at, job, _OUTLIERS, settled_s, day_start_s, c + 1, usable, z_rows, robust_rows,
+                findings, at, job, _OUTLIERS, settled_s, day_start_s, float(c + 1), float(usable), float(z_rows),
+                float(robust_rows),
                 0.5 * state[b.OFF_AT + c] / either,
             )  # fmt: skip
-        state[b.FLAGGED_AT : b.FLAGGED_AT + b.CELLS_MAX] = 0.0
-        state[b.OFF_AT : b.OFF_AT + b.CELLS_MAX] = 0.0
+        _clear(state, b.FLAGGED_AT, b.FLAGGED_AT + b.CELLS_MAX)
+        _clear(state, b.OFF_AT, b.OFF_AT + b.CELLS_MAX)
         state[b.USABLE] = 0.0
     for group in range(b.CLASSES):
         begin = b.BIN_AT + group * b.BINS
@@ -302,11 +334,12 @@ def _close_day(state: F64, findings: F64, at: int, job: int, day_start_s: float,
         part = (held % b.COUNT_ONE / (held // b.COUNT_ONE) + 0.5) / b.BIN_PARTS
         edge = _BIN_EDGES[place]
         at = _emit(
-            findings, at, job, _RESISTANCE, settled_s, day_start_s, b.CLASS_BEGIN_C + b.CLASS_C * group, samples,
+            findings, at, job, _RESISTANCE, settled_s, day_start_s, float(b.CLASS_BEGIN_C + b.CLASS_C * group),
+            float(samples),
             1000.0 * (edge + part * (_BIN_EDGES[place + 1] - edge)), state[b.SOC_AT + group] / samples,
             state[b.TEMP_AT + group] / samples,
         )  # fmt: skip
-        state[begin : begin + b.BINS] = 0.0
+        _clear(state, begin, begin + b.BINS)
         state[b.SOC_AT + group] = 0.0
         state[b.TEMP_AT + group] = 0.0
     return at
@@ -326,7 +359,7 @@ def fold_battery(
     row = np.empty(b.CELLS_MAX, np.int32)
     off = np.empty(b.CELLS_MAX, np.int32)
     counts = np.zeros(_COUNTS, np.int32)
-    found = 0
+    found = int(np.int64(0))  # not 0: a plain number is a type of its own, and what takes it would be compiled twice
     for job in range(len(begin)):
         mine = state[vehicle[job]]
         measured = hours[hour[job]]
@@ -394,10 +427,10 @@ def fold_battery(
                 measured[_H_CELL_MIN] = _least(measured[_H_CELL_MIN], lowest / 1000.0)
                 measured[_H_CELL_MAX] = _most(measured[_H_CELL_MAX], highest / 1000.0)
                 apart = highest - lowest
-                measured[_H_RANGE] = _most(measured[_H_RANGE], apart)
+                measured[_H_RANGE] = _most(measured[_H_RANGE], float(apart))
                 range_bin = apart
                 if apart >= 64:
-                    range_bin = np.searchsorted(_RANGE_EDGES, apart, side="right") - 1
+                    range_bin = _bin(_RANGE_EDGES, float(apart))
                 if mine[b.QUIET_SINCE_S] > 0.0 and now_s - mine[b.QUIET_SINCE_S] >= b.QUIET_S:
                     tallied[_T_REST + range_bin] += 1
                 if doing == DRIVING:
@@ -431,14 +464,14 @@ def fold_battery(
             # -- rests (4.12)
             if doing in (DRIVING, CHARGING) or abs(current) >= b.QUIET_A:
                 if mine[b.REST_BEGIN_S] > 0.0:
-                    found = _end_rest(mine, findings, found, job, now_s)
+                    found = _end_rest(mine, findings, found, job, float(now_s))
             elif doing == PARKED:
                 odometer = x[i, ODOMETER]
                 soc = x[i, SOC]
                 if mine[b.REST_BEGIN_S] > 0.0 and (
                     odometer - mine[b.REST_ODOMETER] > b.REST_KM or abs(soc - mine[b.REST_SOC_PCT]) > b.REST_SOC
                 ):
-                    found = _end_rest(mine, findings, found, job, now_s)
+                    found = _end_rest(mine, findings, found, job, float(now_s))
                 if mine[b.REST_BEGIN_S] == 0.0:
                     mine[b.REST_BEGIN_S] = now_s
                     mine[b.REST_ODOMETER] = odometer

@@ -37,14 +37,14 @@ def equal(a: Run, b: Run, fold: str) -> bool:
 
 
 @pytest.mark.parametrize("fold", KERNELS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(battery_fleets())
 def test_kernel_and_twin_agree(fold: str, life: Life) -> None:
     assert equal(folded(life, fold), folded(life, fold, twin=True), fold)
 
 
 @pytest.mark.parametrize("fold", KERNELS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(battery_fleets(), st.data())
 def test_cut_anywhere_is_the_same_as_in_one_go(fold: str, life: Life, data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(1, max(1, life[0].n - 1)), max_size=20))
