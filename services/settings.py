@@ -494,6 +494,9 @@ class Alarms(Section):
         description="Addresses that webhooks may be sent to. public: only those of the internet. any: those of this "
         "network and machine, too. Link-local addresses, where clouds keep their credentials, are refused always.",
     )
+    webhook_ca_file: str = Field(
+        "", description="PEM file of the authorities that receivers' certificates are from. Empty: the public ones."
+    )
     webhook_timeout_s: float = Field(10.0, gt=0, le=120, description="An attempt that takes longer has failed.")
     webhook_concurrency: int = Field(4, ge=1, le=64, description="Attempts at once, per webhook.")
     webhook_retry_first_s: float = Field(

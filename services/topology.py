@@ -415,6 +415,10 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
     sink = PostgresSink(dsn, settings)
     keys = PostgresKeys(dsn, settings.encryption)
     pruning: list[asyncio.Task[None]] = []
+    if settings.alarms.webhooks:
+        from services.webhooks.sender import trusted
+
+        trusted(settings.alarms.webhook_ca_file)  # its mistakes are told before anything runs
     try:
         await _until_available("journal", journal.open, stop)
         await _until_available("store", sink.open, stop)
@@ -429,6 +433,8 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
                 asyncio.create_task(_watch_offline(settings, dsn, stop), name="offline rule"),
                 asyncio.create_task(_tell_alarms(settings, dsn, stop), name="tell of alarms"),
             ]
+            if settings.alarms.webhooks:
+                pruning.append(asyncio.create_task(_send_webhooks(settings, dsn, stop), name="webhooks"))
         await Pipeline(settings, journal, sink, mine, keys=keys).run(stop)
     finally:
         for task in pruning:
@@ -624,30 +630,26 @@ async def _watch_offline(settings: Settings, dsn: str, stop: asyncio.Event) -> N
 
 
 async def _tell_alarms(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
-    """Find what is new about alarms, send it to the webhooks, drop what is old; as :func:`_prune_letters`."""
+    """Find what is new about alarms, for stream and webhooks, and drop what is old; as :func:`_prune_letters`."""
     from zoneinfo import ZoneInfo
 
     import psycopg
 
     from services.store.alarm_events import AlarmEvents
     from services.store.alarm_outbox import PostgresOutbox
-    from services.webhooks.sender import Webhooks
 
     alarms, loop = settings.alarms, asyncio.get_running_loop()
     events = AlarmEvents(dsn, ZoneInfo(settings.time_zone), alarms.hooks(), alarms.webhook_news_max_h)
     outbox = PostgresOutbox(dsn)
-    webhooks = Webhooks(alarms, outbox)
-    sending = asyncio.create_task(webhooks.run(stop), name="webhooks")
-    away, tidied_at = False, 0.0
+    away, tidy_at = False, 0.0
     try:
         while not stop.is_set():
             try:
-                if await events.publish():
-                    webhooks.wake()
-                if loop.time() - tidied_at >= settings.link_events.prune_every_s:
+                await events.publish()
+                if loop.time() >= tidy_at:
                     await events.prune(alarms.events_age_max_days)
                     await outbox.give_up(alarms.webhook_age_max_h * 3600)
-                    tidied_at = loop.time()
+                    tidy_at = loop.time() + settings.link_events.prune_every_s
                 away = False
             except Unavailable as error:
                 if not away:
@@ -655,16 +657,30 @@ async def _tell_alarms(settings: Settings, dsn: str, stop: asyncio.Event) -> Non
                 away = True
             except psycopg.Error:  # ours to repair, and no reason to stop storing reports
                 log.exception("nothing is told of alarms")
-            if sending.done() and not stop.is_set():
-                sending.result()  # raises: a webhook's loop does not end by itself
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), alarms.publish_every_s)
     finally:
-        sending.cancel()
-        await asyncio.wait([sending])
-        await webhooks.close()
         await outbox.close()
         await events.close()
+
+
+async def _send_webhooks(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
+    """Send what the outbox holds, begun again should it fail; as :func:`_prune_letters`."""
+    from services.store.alarm_outbox import PostgresOutbox
+    from services.webhooks.sender import Webhooks
+
+    while not stop.is_set():
+        outbox = PostgresOutbox(dsn)
+        webhooks = Webhooks(settings.alarms, outbox)
+        try:
+            await webhooks.run(stop)
+        except* Exception:  # ours to repair, and no reason to stop storing reports
+            log.exception("the webhooks have ended; they are started again")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _RETRY_MAX_S)
+        finally:
+            await webhooks.close()
+            await outbox.close()
 
 
 async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
