@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from typing import Any, Final, LiteralString, Protocol
+from typing import Any, Final, LiteralString
 
 from psycopg import sql
 
@@ -17,6 +17,7 @@ from schemas.statistics import cohorts
 from schemas.statistics.cohorts import DIMENSIONS, SCALAR, SPREAD, STATES
 from schemas.statistics.sketch import counted
 from schemas.statistics.windows import Block, start_of
+from services.store.sessions_queries import Runs
 
 EDITION: Final[LiteralString] = "(ARRAY['unknown', '2016', '2025', 'none'])[(p.cohort_id & 3) + 1]"
 _JOIN: Final = sql.SQL("JOIN cohort_facts f ON f.facts_id = p.cohort_id >> 2")
@@ -200,18 +201,10 @@ _FAILING: Final = sql.SQL(
 )
 
 
-class _Runs(Protocol):
-    async def run(
-        self, query: sql.SQL | sql.Composed, parameters: Mapping[str, Any], *, binary: bool = False
-    ) -> Table: ...
-
-    async def close(self) -> None: ...
-
-
 class FleetQueries:
     """The part of ``Queries`` that asks for the fleet's statistics; it has its connections from there."""
 
-    _connections: _Runs
+    _connections: Runs
 
     async def fleet_sums(
         self, blocks: Sequence[Block], names: Sequence[str], *, by: Sequence[str], filters: Mapping[str, Sequence[str]]

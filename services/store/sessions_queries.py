@@ -158,8 +158,12 @@ _LOCATED: Final = sql.SQL(
 )
 
 
-class _Runs(Protocol):
-    async def run(self, query: sql.SQL | sql.Composed, parameters: Mapping[str, Any]) -> Table: ...
+class Runs(Protocol):
+    """The connections of ``Queries``; ``binary``: how values travel."""
+
+    async def run(
+        self, query: sql.SQL | sql.Composed, parameters: Mapping[str, Any], *, binary: bool = False
+    ) -> Table: ...
 
     async def close(self) -> None: ...
 
@@ -167,7 +171,7 @@ class _Runs(Protocol):
 class SessionQueries:
     """The part of ``Queries`` that asks for one vehicle's statistics; it has its connections from there."""
 
-    _connections: _Runs
+    _connections: Runs
 
     async def vehicle_facts(self, vehicle_id: int) -> Mapping[str, Any] | None:
         table = await self._connections.run(_FACTS, {"id": vehicle_id})
