@@ -26,12 +26,14 @@ from services.terminal_tables import (
     CsvOption,
     LimitOption,
     OutOption,
+    digits_of,
     file_body,
     kind_of,
     moment_shown,
     most_rows,
     number,
     percent,
+    show,
     shown,
     write,
 )
@@ -201,11 +203,15 @@ def _pivoted(rows: Sequence[Mapping[str, Any]], by: Sequence[str], names: Sequen
     grouped: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         grouped.setdefault((row["start"], *(str(row[name]) for name in by)), {})[row["figure"]] = row
+    digits = _digits({name: [f[name]["value"] for f in grouped.values() if name in f] for name in names})
     for key, figures in grouped.items():
         first = next(iter(figures.values()))
-        values = [_value(figures[name]["value"]) if name in figures else NOTHING for name in names]
+        values = [_value(figures[name]["value"], digits[name]) if name in figures else NOTHING for name in names]
         table.add_row(*map(Text, key), *values, number(first["vehicles"]), percent(first["coverage"]))
-    out.print(table if rows else "no figure in these periods")
+    if rows:
+        show(table)
+    else:
+        out.print("no figure in these periods")
     if not by and len(grouped) > 2:
         for name in names:
             course = [figures[name]["value"] if name in figures else None for figures in grouped.values()]
@@ -243,11 +249,15 @@ def _figures(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> None:
             percent(row["coverage"]), Text(row["certainty"]),
         )  # fmt: skip
     if table.row_count:
-        out.print(table)
+        show(table)
 
 
-def _value(value: float | None) -> str:
-    return NOTHING if value is None else number(value)
+def _value(value: float | None, digits: int | None = None) -> str:
+    return NOTHING if value is None else number(value, digits)
+
+
+def _digits(columns: Mapping[str, Sequence[float | None]]) -> dict[str, int]:
+    return {name: digits_of([value for value in values if value is not None]) for name, values in columns.items()}
 
 
 _BAR_WIDTH: Final = 40
@@ -367,9 +377,10 @@ def _by_group(rows: Sequence[Mapping[str, Any]], by: str) -> None:
     groups: dict[str, dict[str, float]] = {}
     for row in named:
         groups.setdefault(row["start"], {})[row["figure"]] = row["value"]
+    digits = _digits({name: [values.get(name) for values in groups.values()] for name in names})
     for group, values in groups.items():
-        table.add_row(Text(group), *(_value(values.get(name)) for name in names))
-    out.print(table)
+        table.add_row(Text(group), *(_value(values.get(name), digits[name]) for name in names))
+    show(table)
 
 
 # -- lists -----------------------------------------------------------------------------------------------
@@ -407,7 +418,7 @@ def _list(
         out.print(nothing, highlight=False)
         return document
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    texts = {name: any(isinstance(row.get(name), str) for row in rows) for name in names}
+    texts = {name: any(isinstance(row.get(name), (str, list)) for row in rows) for name in names}
     for name, unit in names.items():
         head = Text(_words(name, unit))
         if any(names.values()):
@@ -415,7 +426,7 @@ def _list(
         table.add_column(head, justify="left" if texts[name] else "right", vertical="bottom", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(name, row.get(name), unit)) for name, unit in names.items()))
-    out.print(table)
+    show(table)
     if document["next"]:
         out.print("there is more: --limit, or --out FILE for all", style="dim", highlight=False)
     return document

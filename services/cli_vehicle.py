@@ -37,6 +37,7 @@ from services.terminal_tables import (
     number,
     percent,
     print_csv,
+    show,
     table_of,
     write,
 )
@@ -134,7 +135,7 @@ def _sessions(
     if not rows:
         out.print(f"no {key} of {escape(vin)} from {moment_shown(document['from'])} to {moment_shown(document['to'])}")
     else:
-        out.print(table_of(document["columns"], [_marked(row) for row in rows], names))
+        show(table_of(document["columns"], [_marked(row) for row in rows], names))
     footer(document, more=document["next"] is not None)
 
 
@@ -184,7 +185,7 @@ def curve(
     points = document["points"]
     every = -(-len(points) // 50)  # a screenful
     names = ("time", "elapsed_s", "power_kw", "soc_pct", "temp_max_c", "total_voltage_v", "total_current_a")
-    out.print(table_of(document["columns"], points[::every] if points else (), names))
+    show(table_of(document["columns"], points[::every] if points else (), names))
     footer(document, more=every > 1)
 
 
@@ -214,10 +215,18 @@ def days(
     if deliver(document, key, document["columns"], as_json=as_json, as_csv=as_csv, file=file):
         return
     rows = document[key]
-    out.print(table_of(document["columns"], rows) if rows else f"no {key} of {escape(vin)} in this range")
+    known = [column["name"] for column in document["columns"]]
+    if rows:
+        show(table_of(document["columns"], rows, known if fields else [name for name in _DAY if name in known]))
+    else:
+        out.print(f"no {key} of {escape(vin)} in this range")
     footer(document, more=document["next"] is not None)
 
 
+_DAY: Final = (
+    "day", "hour", "settled", "coverage", "missing_rate", "distance_km", "driving_s", "charging_s", "parked_s",
+    "kwh_per_100km", "charge_kwh", "soc_min_pct", "soc_max_pct", "temp_max_c", "alarm_level_max",
+)  # fmt: skip
 _LEDGER: Final = (
     "day", "hour", "state", "expected", "received", "missing_rate", "missing_s", "coverage", "gap_max_s", "reissued",
     "late", "duplicates", "nominal_s",
@@ -247,7 +256,7 @@ def completeness(
     if not rows:
         out.print(f"no data of {escape(vin)} in this range")
     else:
-        out.print(table_of(document["columns"], rows, [name for name in _LEDGER if name in known]))
+        show(table_of(document["columns"], rows, [name for name in _LEDGER if name in known]))
         expected = NOTHING if total["expected"] is None else number(round(total["expected"]))
         out.print(
             f"received {number(total['received'])} of {expected} expected, missing {percent(total['missing_rate'])}, "
@@ -275,7 +284,7 @@ def timeline(
         return
     out.print(_bar(document))
     out.print(Text("".join(f"{hour:<{_BAR // 8}}" for hour in range(0, 24, 3)), style="dim"))
-    out.print(table_of(document["columns"], document["segments"]))
+    show(table_of(document["columns"], document["segments"]))
     spent = ", ".join(f"{state} {duration(seconds)}" for state, seconds in document["seconds"].items())
     out.print(f"{document['day']}: {spent}", highlight=False, soft_wrap=True)
     footer(document)
@@ -327,7 +336,10 @@ def battery(
     elif as_csv:
         print_csv(columns, rows)
     elif table is not None:
-        out.print(table_of(columns, rows) if rows else f"nothing of {chosen}")
+        if rows:
+            show(table_of(columns, rows))
+        else:
+            out.print(f"nothing of {chosen}")
         footer(document)
     else:
         _battery(document)
@@ -378,7 +390,7 @@ def _battery(document: Mapping[str, Any]) -> None:
     ):  # fmt: skip
         if rows := _rows(document, key):
             out.print(f"\n[bold]{title}[/bold]")
-            out.print(table_of(document["columns"][key], rows))
+            show(table_of(document["columns"][key], rows))
     out.print()
     footer(document)
 

@@ -15,7 +15,9 @@ from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo
 
 import typer
+from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -129,12 +131,29 @@ _ENDINGS: Final = (
 )  # fmt: skip
 
 
+_WORDS: Final = {"kwh_per_100km": "consumption", "gross_kwh_per_100km": "gross"}
+
+
 def _words(column: Mapping[str, str]) -> str:
     """A column's name as words, without the unit that it ends in."""
     name = column["name"]
+    if name in _WORDS:
+        return _WORDS[name]
     if column["unit"] or column["kind"] == "time":
         name = next((name.removesuffix(end) for end in _ENDINGS if name.endswith(end) and name != end[1:]), name)
     return name.replace("_", " ")
+
+
+def show(table: Table) -> None:
+    """Print a table, whole: one that is wider than the terminal goes beyond its edge rather than lose its figures."""
+    wide = Measurement.get(out, out.options.update(max_width=_WIDEST), table).maximum
+    if wide <= out.width:
+        out.print(table)
+        return
+    Console(file=out.file, width=wide).print(table, crop=False)
+
+
+_WIDEST: Final = 4_000
 
 
 # -- what stands under a table -------------------------------------------------------------------------
