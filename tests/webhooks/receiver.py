@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,9 +96,9 @@ class Receiver:
 
 
 @contextlib.asynccontextmanager
-async def receiver(port: int = 0, **values: Any) -> AsyncIterator[Receiver]:
+async def receiver(port: int = 0, tls: ssl.SSLContext | None = None, **values: Any) -> AsyncIterator[Receiver]:
     made = Receiver(**values)
-    server = await asyncio.start_server(made.accept, "127.0.0.1", port)
+    server = await asyncio.start_server(made.accept, "127.0.0.1", port, ssl=tls)
     made.port = server.sockets[0].getsockname()[1]
     try:
         yield made
