@@ -152,5 +152,5 @@ def range_quantile_mv(counts: Sequence[int], share: float) -> float | None:
     for begin, end, count in zip(RANGE_EDGES_MV, (*RANGE_EDGES_MV[1:], RANGE_EDGES_MV[-1] + 1), counts, strict=True):
         seen += int(count)
         if seen >= wanted:
-            return (begin + end - 1) / 2
+            return float(begin + end - 1) / 2
     return None
