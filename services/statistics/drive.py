@@ -688,7 +688,7 @@ def fold_drive(
                 found = _end_trip(s, h, np.nan, still_open, findings, found, j)
             if s[CHARGE_START] == s[CHARGE_START]:
                 found = _end_charge(s, h, np.nan, still_open, findings, found, j)
-    return found if found <= len(findings) else -found
+    return int(found) if found <= len(findings) else -int(found)
 
 
 def run(records: Records, jobs: Jobs, gap_limit_s: F64, mode: U8, state: F64, hours: F64, tallies: I64) -> F64:

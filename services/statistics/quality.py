@@ -245,12 +245,13 @@ def fold_quality(
                         h[_PROBES] = probe_count
                     s[PROBE_LIST] = probe_count
             if cell_count > 0:
+                listed = cells[cell_span[k, 0] : cell_span[k, 1]]
                 total_mv = np.int64(0)
                 lowest = np.int32(1_000_000)
-                highest = np.int32(-1)
+                highest = np.int32(NO_CELL)
                 missing = 0
-                for c in range(cell_span[k, 0], cell_span[k, 1]):
-                    cell = cells[c]
+                for c in range(len(listed)):  # over a slice from 0: the compiler sees no negative index, and vectorises
+                    cell = listed[c]
                     total_mv += cell
                     highest = max(highest, cell)
                     lowest = min(lowest, cell if cell != NO_CELL else np.int32(1_000_000))
