@@ -23,13 +23,13 @@ _LOWEST, _HIGHEST, _LOWEST_TOLD = INDEX["cell_min_v"], INDEX["cell_max_v"], INDE
 _INSULATION, _VOLTAGE, _SPEED = INDEX["insulation_resistance_kohm"], INDEX["total_voltage_v"], INDEX["speed_kmh"]
 
 # Numbers as they travel (``num``). Rules: 55 °C, spread of 15 °C, insulation below 500 Ω/V, a cell that has fallen
-# by a quarter (at first one of many: it shows against the highest), speed beyond 180 km/h.
+# by a quarter (at first one of many: it shows against the highest), speed of 130 km/h.
 HOT_C: Final = 50
 SPREAD_C: Final = 12
 CELL_LOW_MV: Final = 2000
-SPEED_RAW: Final = 1500
+SPEED_RAW: Final = 1250
 _CELL_SHARE: Final = 80  # % of the highest cell
-_OHM_PER_V: Final = 600
+OHM_PER_V: Final = 600
 
 
 def _known(state: U8, line: int, signal: int) -> bool:
@@ -53,7 +53,7 @@ def _urgent_twin(num: I32, state: U8, line: int) -> bool:
         or (lowest is not None and lowest < CELL_LOW_MV)
         or (lowest_told is not None and lowest_told < CELL_LOW_MV)
         or (lowest is not None and highest is not None and lowest * 100 < highest * _CELL_SHARE)
-        or (insulation is not None and voltage is not None and insulation * 10_000 < voltage * _OHM_PER_V)
+        or (insulation is not None and voltage is not None and insulation * 10_000 < voltage * OHM_PER_V)
         or (speed is not None and speed >= SPEED_RAW)
     )
 
@@ -114,7 +114,7 @@ def _changes(
             or (
                 insulation
                 and voltage
-                and np.int64(num[line, _INSULATION]) * 10_000 < np.int64(num[line, _VOLTAGE]) * _OHM_PER_V
+                and np.int64(num[line, _INSULATION]) * 10_000 < np.int64(num[line, _VOLTAGE]) * OHM_PER_V
             )
             or (speed and num[line, _SPEED] >= SPEED_RAW)
         ):

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
-from schemas.batch import CopyStream, DeadLetter, Login, RowBatch
+from schemas.batch import Changes, CopyStream, DeadLetter, Login, RowBatch
 from schemas.keys import order_key, partition_of_vin
 from services.errors import PositionsMoved
 from services.settings import Settings
@@ -52,6 +53,19 @@ class Store:
         if isinstance(self.sink, MemorySink):
             return {partition: {name: line[name] for name in LEDGER} for partition, line in self.sink.ledger.items()}
         return {row.pop("partition"): row for row in self._all("ledger")}
+
+    def changes(self) -> list[tuple[int, int, int, bool]]:
+        """(vehicle, earliest, latest second after noon, urgent) told to the statistics."""
+        found: list[tuple[int, int, int, bool]] = []
+        if isinstance(self.sink, MemorySink):
+            found = list(self.sink.changes)
+        else:
+            for row in self._all("statistics_changes"):
+                columns = [np.frombuffer(row[name], "<i8").tolist() for name in ("vehicles", "from_s", "to_s")]
+                found += [(*line, row["urgent"]) for line in zip(*columns, strict=True)]
+                assert {vehicle % 8 for vehicle in columns[0]} == {row["share"]}
+        noon = int(NOON.timestamp())
+        return sorted((vehicle, begin - noon, end - noon, urgent) for vehicle, begin, end, urgent in found)
 
     def events(self, table: str) -> list[tuple[Any, ...]]:
         """(partition, offset, position, vin) of logins or dead letters."""
@@ -130,6 +144,21 @@ def batch(
         dead_letters=more.get("dead_letters", ()),
         positions=positions or {},
         counts=counts or {},
+        changes=more.get("changes") or changes_of(fast, more.get("urgent", ()), more.get("late_urgent", ())),
+    )
+
+
+def changes_of(fast: Sequence[dict[str, Any]], urgent: Iterable[int], late_urgent: Iterable[int]) -> Changes:
+    """As the pipeline makes them: earliest and latest second of each vehicle's fast rows."""
+    seconds: dict[int, list[int]] = {}
+    for row in fast:
+        seconds.setdefault(row["vehicle_id"], []).append(int(row["time"].timestamp()))
+    return Changes(
+        np.array(list(seconds), np.int64),
+        np.array([min(of) for of in seconds.values()], np.int64),
+        np.array([max(of) for of in seconds.values()], np.int64),
+        np.array([vehicle in set(urgent) for vehicle in seconds], np.uint8),
+        np.array(sorted(late_urgent), np.int64),
     )
 
 
@@ -147,6 +176,7 @@ async def test_an_overtaken_owner_writes_nothing(store: Store, stale: dict[int, 
         await store.sink.commit(batch([report(1, 0, 5)], positions=stale, counts={0: {"frames": 1, "rows": 1}}))
     assert store.telemetry() == {}
     assert store.ledger() == {}
+    assert store.changes() == []
     assert store.states() == {}
     assert await store.sink.positions([0, 1]) == {0: 7, 1: -1}
     await store.sink.commit(batch([report(1, 0, 5)], positions={0: (7, 8)}))  # the sink is still good
@@ -267,6 +297,42 @@ async def test_state_never_goes_backwards(store: Store) -> None:
     await store.sink.commit(batch([report(1, 10, 3, kind=3, soc_pct=70)]))
     state = store.states()[1]
     assert (state["soc_pct"], state["kind"], state["reports"]) == (70, 3, 3)
+
+
+async def test_fast_rows_are_told_to_the_statistics(store: Store) -> None:
+    await store.sink.commit(batch([report(1, 0, 5), report(1, 7, 6), report(2, 3, 7)], urgent=[2]))
+    assert store.changes() == [(1, 0, 7, False), (2, 3, 3, True)]
+
+
+async def test_late_rows_are_told_only_when_they_are_news(store: Store) -> None:
+    day = 86_400
+    await store.sink.commit(batch([report(1, 0, 5), report(1, 60, 5), report(2, 0, 5)]))
+    before = store.changes()
+    late = [
+        report(1, 0, 5),  # a duplicate
+        report(1, 60, 9),  # a conflict that loses
+        report(2, 0, 3),  # one that wins
+        report(2, -10, 4),
+        report(2, -day, 4),  # a day earlier, a line of its own
+    ]
+    await store.sink.commit(batch(late=late, late_urgent=[1, 2]))
+    assert sorted(set(store.changes()) - set(before)) == [(2, -day, -day, True), (2, -10, 0, True)]
+
+
+async def test_a_row_that_is_stored_already_is_no_news(store: Store) -> None:
+    rows = [report(1, 0, 5), report(1, 9, 5)]
+    await store.sink.commit(batch(rows))
+    await store.sink.commit(batch([*rows, report(2, 4, 6)], urgent=[2]))  # the caller's table was behind
+    assert store.changes() == [(1, 0, 9, False), (2, 4, 4, True)]
+
+
+async def test_logouts_are_told_to_the_statistics(store: Store) -> None:
+    logins = [
+        login(1, vehicle_id=1, command=4, time=NOON), login(2, vehicle_id=2, command=1, time=NOON),
+        login(3, vehicle_id=None, command=6, time=NOON),
+    ]  # fmt: skip
+    await store.sink.commit(batch(logins=logins))
+    assert store.changes() == [(1, 1, 1, False)]  # from the second after it on
 
 
 def login(offset: int, position: int = 0, **values: Any) -> Login:
