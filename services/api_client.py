@@ -47,7 +47,7 @@ def fetch(api: str | None, path: str, **query: Any) -> tuple[bytes, Message]:
             headers: Message = answer.headers
     except urllib.error.HTTPError as error:
         with error:
-            told = _problem(error, url)
+            told = problem_of(error, url)
         raise (Unavailable(told) if error.code >= 500 else UsageError(told)) from error
     except (urllib.error.URLError, OSError) as error:
         raise Unavailable(f"no answer from {base}: {error}; is `nevstream up` running there? (--api URL)") from error
@@ -56,7 +56,8 @@ def fetch(api: str | None, path: str, **query: Any) -> tuple[bytes, Message]:
     return body, headers
 
 
-def _problem(error: urllib.error.HTTPError, url: str) -> str:
+def problem_of(error: urllib.error.HTTPError, url: str) -> str:
+    """What a problem document says, in one line."""
     try:
         problem: Mapping[str, Any] = json.loads(error.read() or b"{}")
     except ValueError:  # something else than this API answered, such as a proxy

@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from services import (
+    cli_alarms,
     cli_certs,
     cli_command,
     cli_credits,
@@ -60,6 +61,7 @@ cli_vehicle.register(vehicles_app)
 app.add_typer(cli_registry.models_app, name="models")
 app.add_typer(cli_fleet.app, name="fleet")
 app.add_typer(cli_credits.app, name="credits")
+app.add_typer(cli_alarms.app, name="alarms")
 app.add_typer(cli_dead_letters.app, name="dead-letters")
 app.add_typer(cli_command.app, name="command")
 app.add_typer(cli_signals.app, name="signals")

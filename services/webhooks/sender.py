@@ -197,6 +197,19 @@ class Webhooks:
         return text.replace(hook.url.get_secret_value(), "(url)")[:_ERROR_MAX].replace("\0", "")
 
 
+class Untold:
+    """An outbox with nothing in it, for trials."""
+
+    async def claim(self, hook: str, most: int, lease_s: float) -> list[Delivery]:  # noqa: ARG002 - there is nothing
+        return []
+
+    async def record(self, sent: Sequence[Sent]) -> None:
+        """Nothing was taken, so there is nothing to write."""
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
 def trusted(ca_file: str) -> ssl.SSLContext:
     """Whom receivers' certificates must be from.  Raises ``SettingsError``."""
     try:
