@@ -68,29 +68,19 @@ from schemas.statistics.records import (
     Jobs,
     Records,
 )
-from schemas.statistics.sessions import (
-    FINDING_WIDTH,
-    GAP,
-    OPEN,
-    STARTED_CHARGING,
-    STARTED_DRIVING,
-    STOPPED,
-    STOPPED_CHARGING,
-    SWITCHED_OFF,
-    TABLE,
-)
+from schemas.statistics.sessions import FINDING_WIDTH, OPEN
 from services.statistics import drive_twin
+from services.statistics.charges import charge, end_charge
 from services.statistics.drive_layout import *  # noqa: F403 - its columns are this kernel's variables
 from services.statistics.drive_layout import LAYOUT, STATE, initial_state
+from services.statistics.trips import end_trip, trip
 
-_TRIPS: Final = TABLE["trips"]
-_CHARGES: Final = TABLE["charges"]
 _SOC_S: Final = TALLY_BEGIN["soc_s"]
 (
     _DISTANCE_KM, _UNTRACKED_KM, _FALLS, _DRIVING_S, _CHARGING_S, _PARKED_S, _MOVING_S, _SPEED_MAX, _USED_KM,
     _USED_KWH, _OUT_KWH, _REGEN_KWH, _STANDING_KWH, _STANDING_S, _STANDING_SOC, _STANDING_SPAN_S, _CHARGE_KWH,
     _DISCHARGE_AH, _CHARGE_AH, _REGEN_AH, _POWER_OUT_MAX, _POWER_IN_MAX, _SOC_FIRST, _SOC_LAST, _SOC_MIN, _SOC_MAX,
-    _ODOMETER_FIRST, _ODOMETER_LAST, _TRIPS_DROPPED, _CHARGES_DROPPED,
+    _ODOMETER_FIRST, _ODOMETER_LAST,
 ) = (
     INDEX[name]
     for name in (
@@ -98,309 +88,11 @@ _SOC_S: Final = TALLY_BEGIN["soc_s"]
         "speed_max_kmh", "consumption_km", "consumption_kwh", "out_kwh", "regen_kwh", "standing_kwh", "standing_s",
         "standing_soc_pct", "standing_span_s", "charge_kwh", "discharge_ah", "charge_ah", "regen_ah",
         "power_out_max_kw", "power_in_max_kw", "soc_first_pct", "soc_last_pct", "soc_min_pct", "soc_max_pct",
-        "odometer_first_km", "odometer_last_km", "trips_dropped", "charges_dropped",
+        "odometer_first_km", "odometer_last_km",
     )
 )  # fmt: skip
 _CHARGING_BIT, _DRIVING_BIT, _PARKED_BIT = 1 << CHARGING, 1 << DRIVING, 1 << PARKED
 _TIME_OF_MODE: Final = np.array([-1, _DRIVING_S, _CHARGING_S, _PARKED_S])
-
-
-# -- trips (4.2) ------------------------------------------------------------------------------------------
-
-
-@compiled
-def _end_trip(s: Any, h: Any, settled_s: float, cause: int, findings: F64, found: int, job: int) -> int:
-    """Write the trip in ``s`` if it is one, else count it as dropped (an open one is not counted); how many found."""
-    ticked_m = s[WAITING + S_M] - s[WAITING + S_UNTRACKED_M]
-    metres = s[SUMS + S_M] + ticked_m
-    if metres < TRIP_M and s[TRIP_END] - s[TRIP_START] < TRIP_S:
-        if cause != OPEN:
-            h[_TRIPS_DROPPED] += 1.0
-        return found
-    if found < len(findings):
-        f = findings[found]
-        for i in range(FINDING_WIDTH):
-            f[i] = np.nan
-        f[0] = job
-        f[1] = _TRIPS
-        f[2] = settled_s
-        f[3] = s[TRIP_START]
-        f[4] = s[TRIP_END]
-        f[5] = cause
-        f[6] = s[SUMS + S_RECORDS]
-        f[7] = metres / 1000.0
-        f[8] = s[SUMS + S_UNTRACKED_M] / 1000.0
-        f[9] = s[SUMS + S_COVERED_S]
-        f[10] = s[SUMS + S_MOVING_S]
-        f[11] = s[SUMS + S_OUT_KWH]
-        f[12] = s[SUMS + S_REGEN_KWH]
-        f[13] = s[SUMS + S_USED_M] / 1000.0
-        f[14] = s[SUMS + S_USED_KWH]
-        f[15] = s[TRIP_SOC_START]
-        f[16] = s[TRIP_SOC_END]
-        f[17] = s[TRIP_ODOMETER_START]
-        f[18] = s[TRIP_ODOMETER_NOW] if ticked_m > 0.0 else s[TRIP_ODOMETER_END]
-        f[19] = s[TRIP_SPEED_MAX]
-        f[20] = s[TRIP_LONGITUDE_START]
-        f[21] = s[TRIP_LATITUDE_START]
-        f[22] = s[TRIP_LONGITUDE_END]
-        f[23] = s[TRIP_LATITUDE_END]
-    return found + 1
-
-
-@compiled
-def _clear_trip(s: Any) -> None:
-    for i in range(TRIP_START, TRIP_LATITUDE_NOW + 1):
-        s[i] = np.nan
-    for i in range(SUMS, PENDING_ROW):
-        s[i] = 0.0
-
-
-@compiled
-def _trip(
-    r: Any, s: Any, h: Any, mode: int, first: bool, dt: float, covered: bool, used_from: float, used_m: float,
-    used_kwh: float, findings: F64, found: int, job: int,
-) -> int:  # fmt: skip
-    now = r[R_TIME]
-    driving = mode == DRIVING
-    rise_m = r[R_RISE_M]
-    gap_rise_m = rise_m if r[R_RISE_IN_GAP] != 0.0 else 0.0
-    if s[TRIP_START] == s[TRIP_START]:
-        stopped = s[TRIP_STOP] == s[TRIP_STOP]
-        stood = rise_m == 0.0 and r[R_ODOMETER] == r[R_ODOMETER]  # since the record before, as the odometer says
-        off = r[R_OFF] != 0.0 and not driving
-        # it drove in a gap that does not split, and stands again
-        drove = not driving and mode != CHARGING and not off and not covered and dt <= SPLIT_S and rise_m > 0.0
-        long_stop = stopped and now - s[TRIP_STOP] >= STOP_S
-        cause = OPEN
-        if dt > SPLIT_S:
-            cause = STOPPED if stopped and stood else GAP
-        elif mode == CHARGING:
-            cause = STARTED_CHARGING
-        elif off:
-            cause = SWITCHED_OFF
-        elif long_stop and ((not driving and not drove) or (driving and not covered and stood)):
-            cause = STOPPED
-        if cause != OPEN:
-            if covered and not driving and gap_rise_m == 0.0 and rise_m > 0.0:
-                s[WAITING + S_M] += rise_m
-                s[TRIP_ODOMETER_NOW] = r[R_ODOMETER]
-            found = _end_trip(s, h, now, cause, findings, found, job)
-            _clear_trip(s)
-        else:
-            s[WAITING + S_RECORDS] += 1.0
-            s[WAITING + S_M] += rise_m
-            s[WAITING + S_UNTRACKED_M] += gap_rise_m
-            if covered:
-                s[WAITING + S_COVERED_S] += dt
-                s[WAITING + S_MOVING_S] += r[R_MOVING_S]
-            if r[R_ELECTRIC_S] > 0.0 and now - r[R_ELECTRIC_S] >= s[TRIP_START]:
-                if r[R_KWH] > 0.0:
-                    s[WAITING + S_OUT_KWH] += r[R_KWH]
-                else:
-                    s[WAITING + S_REGEN_KWH] -= r[R_KWH]
-            if used_from >= s[TRIP_START]:
-                s[WAITING + S_USED_M] += used_m
-                s[WAITING + S_USED_KWH] += used_kwh
-            if r[R_SOC] == r[R_SOC]:
-                s[TRIP_SOC_NOW] = r[R_SOC]
-            if r[R_ODOMETER] == r[R_ODOMETER]:
-                s[TRIP_ODOMETER_NOW] = r[R_ODOMETER]
-            if r[R_LONGITUDE] == r[R_LONGITUDE]:
-                s[TRIP_LONGITUDE_NOW] = r[R_LONGITUDE]
-                s[TRIP_LATITUDE_NOW] = r[R_LATITUDE]
-            if driving or drove:
-                for i in range(9):
-                    s[SUMS + i] += s[WAITING + i]
-                    s[WAITING + i] = 0.0
-                s[TRIP_END] = now
-                s[TRIP_STOP] = now if drove else np.nan
-                s[TRIP_SOC_END] = s[TRIP_SOC_NOW]
-                s[TRIP_ODOMETER_END] = s[TRIP_ODOMETER_NOW]
-                s[TRIP_LONGITUDE_END] = s[TRIP_LONGITUDE_NOW]
-                s[TRIP_LATITUDE_END] = s[TRIP_LATITUDE_NOW]
-                if s[TRIP_SOC_START] != s[TRIP_SOC_START]:
-                    s[TRIP_SOC_START] = s[TRIP_SOC_NOW]
-                if s[TRIP_ODOMETER_START] != s[TRIP_ODOMETER_START]:
-                    s[TRIP_ODOMETER_START] = s[TRIP_ODOMETER_NOW]
-                if s[TRIP_LONGITUDE_START] != s[TRIP_LONGITUDE_START]:
-                    s[TRIP_LONGITUDE_START] = s[TRIP_LONGITUDE_NOW]
-                    s[TRIP_LATITUDE_START] = s[TRIP_LATITUDE_NOW]
-                if not (s[TRIP_SPEED_MAX] >= r[R_SPEED]) and r[R_SPEED] == r[R_SPEED]:
-                    s[TRIP_SPEED_MAX] = r[R_SPEED]
-            elif not stopped:
-                s[TRIP_STOP] = now
-            return found
-    if driving:
-        s[TRIP_START] = s[TRIP_END] = now
-        s[TRIP_SPEED_MAX] = r[R_SPEED]
-        s[TRIP_SOC_START] = s[TRIP_SOC_END] = s[TRIP_SOC_NOW] = r[R_SOC]
-        s[TRIP_ODOMETER_START] = s[TRIP_ODOMETER_END] = s[TRIP_ODOMETER_NOW] = r[R_ODOMETER]
-        if covered and not first and gap_rise_m == 0.0 and rise_m > 0.0:  # it came rolling into this record
-            s[SUMS + S_M] = rise_m
-            s[TRIP_ODOMETER_START] = r[R_ODOMETER_BEFORE]
-        s[TRIP_LONGITUDE_START] = s[TRIP_LONGITUDE_END] = s[TRIP_LONGITUDE_NOW] = r[R_LONGITUDE]
-        s[TRIP_LATITUDE_START] = s[TRIP_LATITUDE_END] = s[TRIP_LATITUDE_NOW] = r[R_LATITUDE]
-        s[SUMS + S_RECORDS] = 1.0
-    return found
-
-
-# -- charges (4.4, 4.5) -----------------------------------------------------------------------------------
-
-
-@compiled
-def _add_to_profile(s: Any, begin_s: float, end_s: float, kwh: float) -> None:
-    """Spread the energy of one interval (seconds from the charge's start) over the bins that it touches."""
-    while end_s > BINS * s[CHARGE_BIN_S]:
-        for first in (BIN_KWH, BIN_COVERED_S):
-            for i in range(BINS // 2):
-                s[first + i] = s[first + 2 * i] + s[first + 2 * i + 1]
-            for i in range(BINS // 2, BINS):
-                s[first + i] = 0.0
-        s[CHARGE_BIN_S] *= 2.0
-    width = s[CHARGE_BIN_S]
-    at = np.int64(begin_s / width)
-    while at < BINS and at * width < end_s:
-        part = min(end_s, (at + 1) * width) - max(begin_s, at * width)
-        s[BIN_COVERED_S + at] += part
-        s[BIN_KWH + at] += kwh * part / (end_s - begin_s)
-        at += 1
-
-
-@compiled
-def _end_charge(s: Any, h: Any, settled_s: float, cause: int, findings: F64, found: int, job: int) -> int:
-    """Write the charge in ``s`` if it is one, else count it as dropped (an open one is not counted); how many found."""
-    duration = s[CHARGE_END] - s[CHARGE_START]
-    soc_rise = s[CHARGE_SOC_END] - s[CHARGE_SOC_START]
-    if duration < CHARGE_S or not (soc_rise >= CHARGE_SOC_PCT or s[CHARGE_ENERGY] >= CHARGE_KWH):
-        if cause != OPEN:
-            h[_CHARGES_DROPPED] += 1.0
-        return found
-    if found < len(findings):
-        width = s[CHARGE_BIN_S]
-        low, high = duration * 0.25, duration * 0.75
-        middle_kwh = middle_s = 0.0
-        for i in range(BINS):
-            part = (min(high, (i + 1) * width) - max(low, i * width)) / width
-            if part > 0.0:
-                middle_kwh += s[BIN_KWH + i] * part
-                middle_s += s[BIN_COVERED_S + i] * part
-        f = findings[found]
-        for i in range(FINDING_WIDTH):
-            f[i] = np.nan
-        f[0] = job
-        f[1] = _CHARGES
-        f[2] = settled_s
-        f[3] = s[CHARGE_START]
-        f[4] = s[CHARGE_END]
-        f[5] = cause
-        f[6] = s[CHARGE_RECORDS]
-        f[7] = s[CHARGE_RUNS]
-        f[8] = s[CHARGE_COVERED_S]
-        f[9] = s[CHARGE_ENERGY]
-        f[10] = s[CHARGE_AH]
-        f[11] = s[CHARGE_SOC_START]
-        f[12] = s[CHARGE_SOC_END]
-        if s[CHARGE_COVERED_S] > 0.0:
-            f[13] = s[CHARGE_ENERGY] / (s[CHARGE_COVERED_S] / 3600.0)
-        f[14] = s[CHARGE_POWER_MAX]
-        if middle_s > 0.0:
-            f[15] = middle_kwh / (middle_s / 3600.0)
-        f[16] = middle_s / (duration * 0.5)
-        mean_temp = np.nan
-        if s[CHARGE_TEMPS] > 0.0:
-            mean_temp = s[CHARGE_TEMP_SUM] / s[CHARGE_TEMPS]
-        f[17] = mean_temp
-        f[18] = s[CHARGE_TEMP_MAX]
-        f[19] = s[CHARGE_ODOMETER]
-        f[20] = s[CHARGE_LONGITUDE]
-        f[21] = s[CHARGE_LATITUDE]
-        if (
-            soc_rise >= CAPACITY_SOC_PCT
-            and s[CHARGE_COVERED_S] / duration >= CAPACITY_COVERAGE
-            and mean_temp >= CAPACITY_TEMP_C
-        ):
-            f[22] = (s[CHARGE_SOC_END_AH] - s[CHARGE_SOC_START_AH]) / soc_rise * 100.0
-    return found + 1
-
-
-@compiled
-def _clear_charge(s: Any) -> None:
-    for i in range(CHARGE_START, PENDING):
-        s[i] = NO_CHARGE[i - CHARGE_START]
-    for i in range(BIN_KWH, STATE):
-        s[i] = 0.0
-
-
-@compiled
-def _charging_record(r: Any, s: Any) -> None:
-    """What a charging record itself says of the charge."""
-    s[CHARGE_END] = r[R_TIME]
-    s[CHARGE_RECORDS] += 1.0
-    if r[R_SOC] == r[R_SOC]:
-        if s[CHARGE_SOC_START] != s[CHARGE_SOC_START]:
-            s[CHARGE_SOC_START] = r[R_SOC]
-            s[CHARGE_SOC_START_AH] = s[CHARGE_AH]
-        s[CHARGE_SOC_END] = r[R_SOC]
-        s[CHARGE_SOC_END_AH] = s[CHARGE_AH]
-    if r[R_POWER] < 0.0 and not (s[CHARGE_POWER_MAX] >= -r[R_POWER]):
-        s[CHARGE_POWER_MAX] = -r[R_POWER]
-    if r[R_TEMP_MEAN] == r[R_TEMP_MEAN]:
-        s[CHARGE_TEMP_SUM] += r[R_TEMP_MEAN]
-        s[CHARGE_TEMPS] += 1.0
-    if r[R_TEMP_MAX] == r[R_TEMP_MAX] and not (s[CHARGE_TEMP_MAX] >= r[R_TEMP_MAX]):
-        s[CHARGE_TEMP_MAX] = r[R_TEMP_MAX]
-    if s[CHARGE_ODOMETER] != s[CHARGE_ODOMETER]:
-        s[CHARGE_ODOMETER] = r[R_ODOMETER]
-    if s[CHARGE_LONGITUDE] != s[CHARGE_LONGITUDE]:
-        s[CHARGE_LONGITUDE] = r[R_LONGITUDE]
-        s[CHARGE_LATITUDE] = r[R_LATITUDE]
-
-
-@compiled
-def _charge(r: Any, s: Any, h: Any, mode: int, covered: bool, findings: F64, found: int, job: int) -> int:
-    now = r[R_TIME]
-    full = r[R_SOC] >= PLATEAU_SOC_PCT and abs(r[R_CURRENT]) < PLATEAU_A
-    active = mode == CHARGING and not full
-    if s[CHARGE_START] == s[CHARGE_START]:
-        s[CHARGE_MOVED_M] += r[R_RISE_M]
-        if mode == DRIVING:
-            s[CHARGE_DROVE] = 1.0
-        moved = s[CHARGE_MOVED_M] >= MOVED_M
-        apart = now - s[CHARGE_END] > SPLIT_S
-        lower = active and (s[CHARGE_IDLE] != 0.0 or not covered) and s[CHARGE_SOC_END] - r[R_SOC] >= LOWER_SOC_PCT
-        if moved or apart or lower:
-            cause = STOPPED_CHARGING
-            if moved or s[CHARGE_DROVE] != 0.0:
-                cause = STARTED_DRIVING
-            elif apart and s[CHARGE_IDLE] == 0.0:
-                cause = GAP
-            found = _end_charge(s, h, now, cause, findings, found, job)
-            _clear_charge(s)
-        else:
-            begin = now - r[R_ELECTRIC_S]
-            if r[R_ELECTRIC_S] > 0.0 and begin >= s[CHARGE_START]:
-                s[CHARGE_WAITING_S] += r[R_ELECTRIC_S]
-                s[CHARGE_WAITING_KWH] -= r[R_KWH]
-                s[CHARGE_WAITING_AH] -= r[R_AH]
-                _add_to_profile(s, begin - s[CHARGE_START], now - s[CHARGE_START], -r[R_KWH])
-            if active:
-                s[CHARGE_COVERED_S] += s[CHARGE_WAITING_S]
-                s[CHARGE_ENERGY] += s[CHARGE_WAITING_KWH]
-                s[CHARGE_AH] += s[CHARGE_WAITING_AH]
-                s[CHARGE_WAITING_S] = s[CHARGE_WAITING_KWH] = s[CHARGE_WAITING_AH] = 0.0
-                s[CHARGE_RUNS] += s[CHARGE_IDLE]
-                s[CHARGE_IDLE] = s[CHARGE_DROVE] = s[CHARGE_MOVED_M] = 0.0
-                _charging_record(r, s)
-            else:
-                s[CHARGE_IDLE] = 1.0
-            return found
-    if active:
-        s[CHARGE_START] = now
-        s[CHARGE_RUNS] = 1.0
-        s[CHARGE_BIN_S] = BIN_S
-        _charging_record(r, s)
-    return found
 
 
 # -- one record whose mode is certain -----------------------------------------------------------------------
@@ -487,8 +179,8 @@ def _settle(r: Any, s: Any, h: Any, mode: int, findings: F64, found: int, job: i
         s[REST_SOC] = s[REST_TIME] = np.nan
         s[REST_GAP] = 0.0
 
-    found = _charge(r, s, h, mode, covered, findings, found, job)
-    found = _trip(r, s, h, mode, first, dt, covered, used_from, used_m, used_kwh, findings, found, job)
+    found = charge(r, s, h, mode, covered, findings, found, job)
+    found = trip(r, s, h, mode, first, dt, covered, used_from, used_m, used_kwh, findings, found, job)
     s[SETTLED_TIME] = now
     s[SETTLED_MODE] = mode
     return found
@@ -685,9 +377,9 @@ def fold_drive(
             _clear(waiting)
         if close[j] == PEEK:
             if s[TRIP_START] == s[TRIP_START]:
-                found = _end_trip(s, h, np.nan, still_open, findings, found, j)
+                found = end_trip(s, h, np.nan, still_open, findings, found, j)
             if s[CHARGE_START] == s[CHARGE_START]:
-                found = _end_charge(s, h, np.nan, still_open, findings, found, j)
+                found = end_charge(s, h, np.nan, still_open, findings, found, j)
     return int(found) if found <= len(findings) else -int(found)
 
 
