@@ -245,7 +245,9 @@ class _Twin:
                 middle = [place for place, (count, _) in enumerate(held) for _ in range(count)][(samples - 1) // 2]
                 count, parts = held[middle]
                 edge, following = b.BIN_EDGES_OHM[middle : middle + 2]
-                part = (parts / count + 0.5) / b.BIN_PARTS
+                mean = (parts / count + 0.5) / b.BIN_PARTS
+                rank = (0.5 * samples - sum(one for one, _ in held[:middle])) / count
+                part = mean + (2.0 * rank - 1.0) * min(mean, 1.0 - mean)
                 self.emit(
                     job, "dc_resistance", settled_s, start_s=day_start_s,
                     temp_class_c=b.CLASS_BEGIN_C + b.CLASS_C * group, samples=samples,
