@@ -170,6 +170,8 @@ def rule_array(overrides: Mapping[str, Mapping[str, float]] | None = None) -> F6
             raise ValueError(f"alarm rule {rule.name!r} clears above what raises it: lower clear or raise threshold")
         if rule.test == BELOW and values["clear"] < values["threshold"]:
             raise ValueError(f"alarm rule {rule.name!r} clears below what raises it: raise clear or lower threshold")
+        if values["needs_records"] == 0 and values["needs_s"] == 0:
+            raise ValueError(f"alarm rule {rule.name!r} would never be raised: give needs_records or needs_s")
         row[R_THRESHOLD : R_THRESHOLD + len(values)] = list(values.values())
     if changes:
         raise ValueError(f"no alarm rule {', '.join(sorted(changes))}: {', '.join(rule.name for rule in FOLD_RULES)}")
