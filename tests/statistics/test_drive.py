@@ -628,3 +628,17 @@ def test_time_by_soc() -> None:
     assert run.tally("soc_s") == [300, 0, 0, 0, 0, 0, 0, 0, 0, 300]
     assert (run.day()["soc_first_pct"], run.day()["soc_last_pct"]) == (100, 9)
     assert (run.day()["soc_min_pct"], run.day()["soc_max_pct"]) == (9, 100)
+
+
+def test_findings_that_do_not_fit_are_counted() -> None:
+    records = joined([driven(0, 900), driven(2000, 2900, odometer_km=1030), driven(4000, 4900, odometer_km=1060)])
+    run = folded(records)
+    jobs = run.jobs
+    states = np.tile(drive.initial_state(), (1, 1))
+    for fold in (drive.fold_drive.compiled, drive.fold_drive.twin):
+        found = fold(
+            records.time_s, records.kind, records.x, jobs.begin, jobs.end, jobs.vehicle, jobs.hour, jobs.day,
+            jobs.close, run.gap_limit_s, run.mode, states.copy(), run.hours, run.tallies,
+            np.empty((1, run.findings["drive"].shape[1])),
+        )  # fmt: skip
+        assert found == -3
