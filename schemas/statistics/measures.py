@@ -48,7 +48,7 @@ MEASURES: Final[tuple[Measure, ...]] = (
     Measure("probes_listed", "", MAX, "quality", "most probes in the lists of a record"),
     # motion (4.1 to 4.3)
     Measure("distance_km", "km", SUM, "drive", "rise of the odometer, untracked_km included"),
-    Measure("untracked_km", "km", SUM, "drive", "part of it that lies in gaps; a trip that went on through one says its share"),
+    Measure("untracked_km", "km", SUM, "drive", "part of it that lies in gaps, those inside trips included"),
     Measure("odometer_falls", "", SUM, "drive", "falls of the odometer by more than 1 km", True),
     Measure("driving_s", "s", SUM, "drive", "covered time driving, short stops not included"),
     Measure("charging_s", "s", SUM, "drive", "covered time charging at standstill"),
