@@ -225,6 +225,7 @@ def compare(
         "distance_error_pct": sums["consumption_km"]["error_pct"],
         "energy_error_pct": max(sums["consumption_kwh"]["error_pct"], sums["charge_kwh"]["error_pct"]),
         "sums": sums,
+        "days": _days(db, of["day"]),
         "capacity_error_pct": capacity["error"]["p95_pct"],
         "capacity": capacity,
         "weak_cells": _weak_cells(db, vin_of, of["vehicle"]),
@@ -333,6 +334,26 @@ def _sums(db: psycopg.Connection[Any], size: Size) -> dict[str, dict[str, Any]]:
         result[name]["sampling_pct"] = agree.round_(agree.error_pct(ideal, true[:, i].sum()), 4)
         result[name]["system_pct"] = agree.round_(agree.error_pct(said[:, i].sum(), ideal), 4)
     return result | {"left_out_kwh": {"true": round(left_out, 2)}}
+
+
+def _days(db: psycopg.Connection[Any], days: list[dict[str, Any]]) -> dict[str, Any]:
+    """Distance and charged energy of each vehicle's local day, all of it: what lies over midnight is in one of both."""
+    said = {
+        (vin, day.isoformat()): (distance or 0.0, charge or 0.0)
+        for vin, day, distance, charge in db.execute(
+            "SELECT vin, day, distance_km, charge_kwh FROM vehicle_day JOIN vehicles USING (vehicle_id)"
+        )
+    }
+    off = [
+        (abs(found[0] - line["distance_km"]), abs(found[1] - line["charge_kwh"]))
+        for line in days
+        if (found := said.get((line["vin"], line["day"]))) is not None
+    ]
+    return {
+        "of": len(off),
+        "distance_off_km": {f"p{p}": agree.round_(agree.percentile([km for km, _ in off], p)) for p in (50, 95, 100)},
+        "charge_off_kwh": {f"p{p}": agree.round_(agree.percentile([kwh for _, kwh in off], p)) for p in (50, 95, 100)},
+    }
 
 
 def covered_sums(counters: Any, times: Any, gap_s: float) -> tuple[Any, tuple[float, float], float]:

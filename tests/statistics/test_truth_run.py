@@ -54,6 +54,15 @@ def test_distance_and_energy_over_covered_intervals(result: dict[str, Any]) -> N
     assert result["energy_error_pct"] <= 2
 
 
+def test_each_day_has_its_own(result: dict[str, Any]) -> None:
+    days = result["days"]
+    assert days["of"] >= SIZE.vehicles * SIZE.days - 4  # a vehicle that burnt has fewer
+    # an interval over midnight belongs to one day, and its odometer ticks in 0.1 km
+    assert days["distance_off_km"]["p50"] <= 0.1
+    assert days["distance_off_km"]["p100"] <= 0.1 + 2 * SIZE.period_s * 100 / 3600
+    assert days["charge_off_kwh"]["p95"] <= 2
+
+
 def test_capacity(result: dict[str, Any]) -> None:
     assert result["capacity"]["error"]["of"] >= 4
     assert result["capacity"]["error"]["max_pct"] <= 2
