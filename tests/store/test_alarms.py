@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -26,10 +27,14 @@ from schemas.alarms import (
     codes_named,
     kind_of,
 )
+from schemas.statistics.measures import MEASURES, TALLY_WIDTH
+from schemas.statistics.work import FAR_S, DayRows, FoundRow, HourRows, Range, Swap
+from services.settings import Settings
 from services.store.alarm_events import AlarmEvents
 from services.store.alarm_outbox import PostgresOutbox
 from services.store.alarms import PostgresAlarms
 from services.store.offline import Looked, OfflineRule
+from services.store.statistics import PostgresStatistics
 from tests import statistics_rows as made
 from tests.web.rows import state, vehicle
 
@@ -559,3 +564,60 @@ async def test_two_offline_rules_at_once(dsn: str, db: Db) -> None:
             await each.close()
     assert sum(look.raised for look in looks) == 300
     assert db.execute("SELECT count(*), count(DISTINCT vehicle_id) FROM alarm_episodes").fetchone() == (300, 300)
+
+
+# -- together with the statistics worker's store -----------------------------------------------------
+def swapped(vehicle_id: int, *episodes: tuple[int, float, datetime, datetime, datetime | None]) -> Swap:
+    """All of a vehicle's findings anew: (code, level, start, end, settled at) of standard flags."""
+    none = np.zeros(0, np.int64)
+    nan = float("nan")
+    found = [
+        FoundRow(
+            vehicle_id, local(start), None if settled is None else local(settled),
+            (start.timestamp(), end.timestamp(), 1.0, float(code), level, 3.0, 0.0, nan, nan, nan, nan),
+        )
+        for code, level, start, end, settled in episodes
+    ]  # fmt: skip
+    return Swap(
+        [Range(vehicle_id, 0, None, 0, FAR_S)],
+        HourRows(none, none, none, np.zeros((0, len(MEASURES)))),
+        DayRows(none, none, none, none, none, np.zeros((0, len(MEASURES))), np.zeros((0, TALLY_WIDTH), np.int64), []),
+        {"alarm_episodes": found},
+        layout=1,
+    )
+
+
+def local(time: datetime) -> int:
+    return (made.local_day(time) - date(1970, 1, 1)).days
+
+
+async def test_what_the_statistics_write_is_told_and_what_people_did_stays(
+    dsn: str, db: Db, desk: PostgresAlarms, events: AlarmEvents, rule: OfflineRule
+) -> None:
+    one = silent(db, 1, 8 * DAY)
+    await rule.look(168, now=NOW, **LONG)
+    store = PostgresStatistics(dsn, Settings.read())
+    begin = NOW - HOUR
+    try:
+        store.swap(swapped(one, (11, 1.0, begin, begin + MINUTE, None)))
+        await events.publish()
+        (number,) = await ids(desk, source=1)
+        await desk.act(ACKNOWLEDGE, [number], by="li", note="seen")
+        store.swap(swapped(one, (11, 1.0, begin, begin + 2 * MINUTE, None)))  # goes on
+        store.swap(swapped(one, (11, 2.0, begin, begin + 3 * MINUTE, begin + 5 * MINUTE)))  # worse, and over
+        store.swap(swapped(one, (11, 2.0, begin - MINUTE, begin + 3 * MINUTE, begin + 5 * MINUTE)))  # began earlier
+        await events.publish()
+        row = await desk.episode(number)
+        assert row is not None
+        assert (row["acknowledged_by"], row["note"], row["level"]) == ("li", "seen", 2)
+        assert row["start_at"] == begin - MINUTE
+        assert row["revision"] == 4
+        store.swap(swapped(one))  # late data: it never was
+        await events.publish()
+    finally:
+        store.close()
+    assert [event for event, of in told(db) if of == number] == [
+        "raised", "changed", "acknowledged", "ended", "withdrawn"
+    ]  # fmt: skip
+    assert len(await ids(desk, source=3, active=True)) == 1  # the absence is not the statistics' to take away
+    assert (await desk.story(number, TARGETS))["actions"][0]["note"] == "seen"
