@@ -28,6 +28,13 @@ Conventions of this project [P], where the rules leave room:
 * Records of the plateau (SOC 100 %, below 1 A) neither begin nor prolong a charge.
 * The middle half of a charge is read from a profile of 32 bins, which double their width as it grows.
 * Capacity takes SOC and charge at the first and the last charging record that tell the SOC.
+
+Considered, not done: a fall of the odometer as a new segment at its first reading (one wrong reading then costs the
+distance on both sides of it); a trip's energy with the interval before its first driving record (energy of the start,
+hardly any of its kilometres); an interval in the state of its end alone (half of each start would be standing
+consumption). Measured, and lost: a view of the record's fields, ``x[k]``, for ``x[k, FIELD]``: no faster; slice
+assignments, whose error message is compiled too: two seconds of compile time; ``charge`` and ``trip`` called for every
+record: 110 ns a record for 68; ``_settle`` called in two places: half a second of compile time, no faster.
 """
 
 from __future__ import annotations
@@ -179,8 +186,11 @@ def _settle(r: Any, s: Any, h: Any, mode: int, findings: F64, found: int, job: i
         s[REST_SOC] = s[REST_TIME] = np.nan
         s[REST_GAP] = 0.0
 
-    found = charge(r, s, h, mode, covered, findings, found, job)
-    found = trip(r, s, h, mode, first, dt, covered, used_from, used_m, used_kwh, findings, found, job)
+    # most records belong to neither: the calls alone cost as much as all the rest here
+    if mode == CHARGING or s[CHARGE_START] == s[CHARGE_START]:
+        found = charge(r, s, h, mode, covered, findings, found, job)
+    if mode == DRIVING or s[TRIP_START] == s[TRIP_START]:
+        found = trip(r, s, h, mode, first, dt, covered, used_from, used_m, used_kwh, findings, found, job)
     s[SETTLED_TIME] = now
     s[SETTLED_MODE] = mode
     return found

@@ -15,6 +15,11 @@ Conventions of this project [P], where the rules leave room:
 * Check 8 compares odometer and position over the same intervals (both known at both ends, within the gap limit),
   and judges days of 20 km or more: an odometer in whole kilometres is off by up to 1 km.
 * An odometer of 0 after a larger value is missing (3.1), so check 5 does not see it.
+
+Considered, not done: today's intervals read back from the tally instead of being kept in the state (a fold must not
+depend on who else fills an accumulator); intervals above 60 s counted as 60 (a day with a few long gaps is no day of
+one-minute reports). Measured, and lost: cells by their position in ``cells`` instead of by a slice, which is not
+vectorised: 100 ns a record for 15.
 """
 
 from __future__ import annotations
