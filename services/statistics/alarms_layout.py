@@ -21,6 +21,7 @@ WINDOW_S: Final = 60  # evidence of a thermal event must lie so close together, 
 SLOTS, SLOT_S = 16, 5  # the window in state: the least of each five seconds; WINDOW_S / SLOT_S + 1 of them are in use
 RATE_SPAN_S: Final = 60  # a held rise is measured minute by minute
 OTHER_PROBE_C: Final = 10.0  # a second probe that is so much warmer makes a rise more than one bad sensor [P]
+STALE_S: Final = 3600  # at a day's end what is older is zero: beyond any gap limit (240 s at most), of no use
 
 # State, one row per vehicle; times are 0 when there is none.
 # First the codes, one block each, zeros while nothing is pending or open:

@@ -282,6 +282,12 @@ class _Twin:
                 state[[a.SLOT_TIME_AT + slot, a.SLOT_TEMP_AT + slot, a.SLOT_CELL_AT + slot]] = 0
         if state[a.PENDING_S] == 0:
             state[[a.PENDING_C, a.PENDING_BASE_C]] = 0
+        for time_of, *others in (
+            (a.DATA_S, a.HELD_FLAGS, a.HELD_LEVEL), (a.RATE_S, a.RATE_C, a.CLIMB_S),
+            (a.TEMP_S, a.TEMP_C, a.TEMP_PAIR_C), (a.CELL_S, a.CELL_MV),
+        ):  # fmt: skip
+            if state[a.LAST_S] - state[time_of] > a.STALE_S:
+                state[[time_of, *others]] = 0
 
     def insulation_per_v(self, now_s: int, insulation: float, voltage: float) -> float:
         """Ω/V, NaN where it is not to be rated (4.9)."""

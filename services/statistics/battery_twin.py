@@ -315,6 +315,9 @@ def fold_battery_twin(
             mine[b.LAST_S], mine[b.LAST_VOLTAGE], mine[b.LAST_CURRENT] = now_s, voltage, current
         if close[job] >= DAY_ENDS:
             settled_s = float(mine[b.LAST_S]) if close[job] == DAY_ENDS else math.nan
+            for time_of, value, limit_s in ((b.RATE_S, b.RATE_C, b.RATE_MAX_S), (b.HOLD_S, b.HOLD_C, b.TEMP_HOLD_S)):
+                if mine[b.LAST_S] - mine[time_of] > limit_s:
+                    mine[[time_of, value]] = 0
             twin.close_day(job, int(day_start_s[job]), settled_s)
             if close[job] == PEEK:
                 twin.end_rest(job, math.nan)
