@@ -1,12 +1,13 @@
 """The registry in PostgreSQL: sheets merged in one transaction, single changes, lists.
 
-A sheet is copied into a temporary table and merged by two statements, so that 100,000 lines take seconds; one
+A sheet is copied into a temporary table and merged by one statement, so that 100,000 lines take seconds; one
 vehicle is a sheet of one line.  What changes facts that statistics are grouped by tells the statistics so in the
 same transaction.  It must never touch a vehicle that the sheet does not name, but to retire it when asked.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -23,11 +24,15 @@ from services.errors import SchemaMissing, StoreUnavailable, UsageError
 from services.store.directory import CAN_TOUCH, TOUCH
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 10.0
 _BULK_TIMEOUT_S: Final = 600.0
 _LOCK: Final = (7236328, 17)  # one change of the registry at a time: two sheets must not meet half way
 _UNKNOWN_MODELS_MAX: Final = 50
+# Retiring what a sheet does not name comes after the merge, so it may still meet the pipeline; nothing was written
+# then, and the same again does the same.
+_DEADLOCKS_MAX: Final = 3
 _RETIRE_SHARE_MAX: Final = 0.5
 
 _OWN: Final = tuple(column.name for column in VEHICLES.columns if column.name in {c.name for c in MODELS.columns})
@@ -168,15 +173,27 @@ class PostgresRegistry:
         return await self._called(self._line, run)
 
     async def _called(self, line: Line, run: Callable[[Connection], Awaitable[T]]) -> T:
+        async def tried(connection: Connection) -> T:
+            for _ in range(_DEADLOCKS_MAX):
+                try:
+                    return await run(connection)
+                except psycopg.errors.DeadlockDetected:
+                    log.info("the registry and another writer waited for each other: once more")
+            return await run(connection)
+
         try:
-            return await line.call(run)
+            return await line.call(tried)
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
             raise SchemaMissing("the database has not the schema of this version: run `nevstream migrate`") from error
 
 
 # -- merging a sheet ------------------------------------------------------------------------------------------
-def _merge(sheet: Sheet, register: bool) -> tuple[sql.Composed, sql.Composed, sql.Composed, sql.Composed]:
-    """Statements: the temporary table, what a merge would do, the insert, the update."""
+def _merge(sheet: Sheet, register: bool) -> tuple[sql.Composed, sql.Composed, sql.Composed]:
+    """Statements: the temporary table, what a merge would do, the merge.
+
+    The merge goes through the keys in order, new ones and known ones in one pass, as the pipeline does when it
+    registers vehicles: two passes would wait for it in a circle.
+    """
     vehicles = sheet is VEHICLES
     identify, key = sql.Identifier, sql.Identifier(sheet.key.name)
 
@@ -185,49 +202,38 @@ def _merge(sheet: Sheet, register: bool) -> tuple[sql.Composed, sql.Composed, sq
             bit=sql.Literal(1 << n), name=identify(column.name)
         )
 
-    def new(column: Column) -> sql.Composable:
-        if column.name == "registered_at":
-            return sql.SQL("coalesce(g.registered_at, now())")
+    def merged(n: int, column: Column) -> sql.Composable:
+        if column.name == "registered_at" and register:
+            # registered before there was a date: since it was first seen
+            return sql.SQL(
+                "coalesce(g.registered_at, t.registered_at, CASE WHEN t.registered THEN t.first_seen_at END, now())"
+            )
         if column.cleared is None:
-            return sql.SQL("g.{}").format(identify(column.name))
-        return sql.SQL("coalesce(g.{}, {})").format(identify(column.name), sql.Literal(column.cleared))
+            return after(n, column)
+        return sql.SQL("coalesce({}, {})").format(after(n, column), sql.Literal(column.cleared))
 
-    names = sql.SQL(", ").join(identify(column.name) for column in sheet.columns)
-    assigned: list[sql.Composable] = [
-        sql.SQL("{} = {}").format(identify(column.name), after(n, column)) for n, column in enumerate(sheet.columns)
-    ]
+    columns = [identify(column.name) for column in sheet.columns]
     differs = sql.SQL("({}) IS DISTINCT FROM ({})").format(
-        sql.SQL(", ").join(sql.SQL("t.{}").format(identify(column.name)) for column in sheet.columns),
+        sql.SQL(", ").join(sql.SQL("t.{}").format(column) for column in columns),
         sql.SQL(", ").join(after(n, column) for n, column in enumerate(sheet.columns)),
     )
-    extra_names, extra_values = sql.SQL(""), sql.SQL("")
-    identity: sql.Composable = sql.SQL("t.{}").format(key)
+    values: list[sql.Composable] = [merged(n, column) for n, column in enumerate(sheet.columns)]
+    extra = sql.SQL(", updated_at = now()")
     if vehicles:
-        identity = sql.SQL("t.vehicle_id")
-        extra_names, extra_values = sql.SQL(", registered"), sql.SQL(", true")
+        columns.append(identify("registered"))
+        values.append(sql.SQL("true" if register else "coalesce(t.registered, false)"))
+        extra = sql.SQL(", retired_at = NULL" if register else "")
         if register:
-            assigned = [
-                item for column, item in zip(sheet.columns, assigned, strict=True) if column.name != "registered_at"
-            ]
-            assigned += [
-                sql.SQL("registered = true, retired_at = NULL"),
-                # registered before there was a date: since it was first seen
-                sql.SQL(
-                    "registered_at = coalesce(g.registered_at, t.registered_at,"
-                    " CASE WHEN t.registered THEN t.first_seen_at END, now())"
-                ),
-            ]
             differs = sql.SQL("(NOT t.registered OR t.retired_at IS NOT NULL OR {})").format(differs)
-    else:
-        assigned.append(sql.SQL("updated_at = now()"))
     parts = {
-        "table": identify(sheet.name), "key": key, "names": names, "differs": differs, "identity": identity,
-        "extra_names": extra_names, "extra_values": extra_values,
+        "table": identify(sheet.name), "key": key, "differs": differs, "extra": extra,
+        "identity": sql.SQL("i.{}").format(identify("vehicle_id") if vehicles else key),
+        "names": sql.SQL(", ").join(columns),
+        "values": sql.SQL(", ").join(values),
+        "assigned": sql.SQL(", ").join(sql.SQL("{} = excluded.{}").format(column, column) for column in columns),
         "typed": sql.SQL(", ").join(
             sql.SQL("{} " + column.sql).format(identify(column.name)) for column in sheet.columns
         ),
-        "news": sql.SQL(", ").join(new(column) for column in sheet.columns),
-        "assigned": sql.SQL(", ").join(assigned),
         "counted": sql.SQL(", ").join(
             sql.SQL("count(*) FILTER (WHERE t.{key} IS NOT NULL AND t.{name} IS DISTINCT FROM {after})").format(
                 key=key, name=identify(column.name), after=after(n, column)
@@ -246,13 +252,10 @@ def _merge(sheet: Sheet, register: bool) -> tuple[sql.Composed, sql.Composed, sq
             " {reinstated}, {counted} FROM registry_given g LEFT JOIN {table} t USING ({key})"
         ).format(**parts),
         sql.SQL(
-            "INSERT INTO {table} AS t ({key}, {names}{extra_names}) SELECT g.{key}, {news}{extra_values}"
-            " FROM registry_given g WHERE NOT EXISTS (SELECT FROM {table} o WHERE o.{key} = g.{key})"
-            " ORDER BY g.{key} ON CONFLICT ({key}) DO NOTHING RETURNING {identity}"
-        ).format(**parts),
-        sql.SQL(
-            "UPDATE {table} t SET {assigned} FROM registry_given g WHERE t.{key} = g.{key} AND {differs}"
-            " RETURNING {identity}"
+            "INSERT INTO {table} AS i ({key}, {names}) SELECT g.{key}, {values}"
+            " FROM registry_given g LEFT JOIN {table} t USING ({key}) WHERE t.{key} IS NULL OR {differs}"
+            " ORDER BY g.{key} ON CONFLICT ({key}) DO UPDATE SET {assigned}{extra}"
+            " RETURNING {identity}, i.xmax = 0"  # a row that was there has the lock of this statement on it
         ).format(**parts),
     )
 
@@ -262,7 +265,7 @@ async def _load(
     register: bool = True,
 ) -> Imported:  # fmt: skip
     sheet = parsed.sheet
-    made, looked, insert, update = _merge(sheet, register)
+    made, looked, merge = _merge(sheet, register)
     retired: list[int] = []
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", _LOCK)
@@ -279,8 +282,9 @@ async def _load(
         if retire_missing:
             retired = await _missing(connection, retire_most)
         if not dry_run:
-            added = [one for (one,) in await (await connection.execute(insert)).fetchall()]
-            other = [one for (one,) in await (await connection.execute(update)).fetchall()]
+            rows = await (await connection.execute(merge)).fetchall()
+            added = [one for one, new in rows if new]
+            other = [one for one, new in rows if not new]
             inserted, changed = len(added), len(other)
             if retired:
                 await connection.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -281,3 +282,27 @@ async def test_a_database_without_the_schema_says_so(empty_dsn: str) -> None:
     with pytest.raises(SchemaMissing, match="nevstream migrate"):
         await registry.vehicle("V1")
     await registry.close()
+
+
+async def test_it_does_not_wait_in_a_circle_with_who_registers_the_same_vehicles(
+    registry: PostgresRegistry, dsn: str
+) -> None:
+    """The pipeline holds a known vehicle and then wants a new one; the sheet has both, and takes them in that order."""
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    await registry.load(parsed("vin,fleet\nV1,old\n"))
+    async with (
+        await psycopg.AsyncConnection.connect(dsn) as pipeline,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as looking,
+    ):
+        await pipeline.execute("UPDATE vehicles SET first_seen_at = now() WHERE vin = 'V1'")
+        loading = asyncio.create_task(registry.load(parsed("vin,fleet\nV1,new\nV5,new\n")))
+        while not await (await looking.execute(waiting)).fetchall():  # noqa: ASYNC110 - no event tells of a lock
+            await asyncio.sleep(0.01)
+        await pipeline.execute("SET lock_timeout = '5s'")
+        await pipeline.execute("INSERT INTO vehicles (vin, first_seen_at) VALUES ('V5', now())")
+        await pipeline.commit()
+        done = await loading
+    assert (done.inserted, done.changed) == (0, 2)
+    row = await registry.vehicle("V5")
+    assert row is not None
+    assert (row["fleet"], row["registered"], row["first_seen_at"] is None) == ("new", True, False)
