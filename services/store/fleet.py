@@ -62,6 +62,12 @@ _SPREADS: Final = sql.SQL(
     FROM cohort_spread p {join} WHERE {blocks} AND p.spread = ANY(%(spreads)s) {where} {group}
     """
 )
+_JOINED_SPREADS: Final = sql.SQL(
+    """
+    SELECT {keys} p.spread, string_agg(p.counts, ''::bytea) AS counts FROM group_spread p
+    WHERE {blocks} AND p.spread = ANY(%(spreads)s) AND p.dimension = %(dimension)s {where} {group}
+    """
+)
 _ACCESS: Final = sql.SQL(
     """
     SELECT {keys} coalesce(sum(p.joined - p.retired) FILTER (WHERE {until}), 0)::bigint AS accessed,
@@ -160,21 +166,29 @@ _FREQUENT: Final = sql.SQL(
     WHERE f.vin > %(after)s {where} ORDER BY f.vin LIMIT %(limit)s
     """
 )
-# A cell of the grid by its number, so that pages go by it; parked = off, or standing and not charging.
+# A cell of the grid by its number, so that pages go by it; parked = off, or standing and not charging. Cells with
+# too few vehicles of any kind go first, so that only the others' vehicles are looked up.
 _CLUSTERS: Final = sql.SQL(
     """
-    SELECT * FROM (
-        SELECT floor(s.latitude_deg / %(size)s)::bigint AS "row", floor(s.longitude_deg / %(size)s)::bigint AS "column",
-               count(*) AS vehicles, avg(s.latitude_deg) AS latitude_deg, avg(s.longitude_deg) AS longitude_deg,
-               count(*) FILTER (WHERE s.alarm_level > 0) AS with_alarm, min(s.time) AS oldest_data_time,
-               max(s.time) AS newest_data_time, (array_agg(f.vin ORDER BY f.vin))[:%(vins)s] AS vins
-        FROM vehicle_state s JOIN vehicle_facts f USING (vehicle_id) LEFT JOIN vehicle_groups g USING (vehicle_id)
-        WHERE s.latitude_deg IS NOT NULL AND s.longitude_deg IS NOT NULL AND s.location_valid IS DISTINCT FROM 0
-          AND s.time >= %(since)s AND coalesce(s.speed_kmh, 0) = 0 AND s.charge_state IS DISTINCT FROM 1
-          AND (s.vehicle_state IS DISTINCT FROM 1 OR s.time < %(still)s)
-          AND (f.retired_at IS NULL OR f.retired_at > %(now)s) {where}
+    WITH parked AS MATERIALIZED (
+        SELECT vehicle_id, floor(latitude_deg / %(size)s)::integer AS "row",
+               floor(longitude_deg / %(size)s)::integer AS "column"
+        FROM vehicle_state
+        WHERE latitude_deg IS NOT NULL AND longitude_deg IS NOT NULL AND location_valid IS DISTINCT FROM 0
+          AND time >= %(since)s AND coalesce(speed_kmh, 0) = 0 AND charge_state IS DISTINCT FROM 1
+          AND (vehicle_state IS DISTINCT FROM 1 OR time < %(still)s)
+    ), crowded AS MATERIALIZED (
+        SELECT "row", "column" FROM parked WHERE ("row", "column") > (%(row)s, %(column)s)
         GROUP BY 1, 2 HAVING count(*) >= %(least)s
-    ) c WHERE ("row", "column") > (%(row)s, %(column)s) ORDER BY "row", "column" LIMIT %(limit)s
+    )
+    SELECT p."row", p."column", count(*) AS vehicles, avg(s.latitude_deg) AS latitude_deg,
+           avg(s.longitude_deg) AS longitude_deg, count(*) FILTER (WHERE s.alarm_level > 0) AS with_alarm,
+           min(s.time) AS oldest_data_time, max(s.time) AS newest_data_time,
+           (array_agg(f.vin ORDER BY f.vin))[:%(vins)s] AS vins
+    FROM crowded c JOIN parked p USING ("row", "column") JOIN vehicle_state s USING (vehicle_id)
+    JOIN vehicle_facts f USING (vehicle_id) LEFT JOIN vehicle_groups g USING (vehicle_id)
+    WHERE (f.retired_at IS NULL OR f.retired_at > %(now)s) {where}
+    GROUP BY 1, 2 HAVING count(*) >= %(least)s ORDER BY 1, 2 LIMIT %(limit)s
     """
 )
 _OUTLIERS: Final = sql.SQL(
@@ -222,11 +236,31 @@ class FleetQueries:
     async def fleet_spreads(
         self, blocks: Sequence[Block], names: Sequence[str], *, by: Sequence[str], filters: Mapping[str, Sequence[str]]
     ) -> Table:
+        given = {**_given(blocks), "spreads": [SPREAD[name].id for name in names], **filters}
+        if len({*by, *filters} - {START}) <= 1:  # of one dimension or none: joined already
+            return await self._joined_spreads(given, by, filters)
         query = _SPREADS.format(
             keys=_keys(by), join=_JOIN, blocks=_BLOCKS, where=_where(filters), group=_group(by, "p.spread")
         )
-        given = {**_given(blocks), "spreads": [SPREAD[name].id for name in names], **filters}
         return await self._connections.run(query, given, binary=True)
+
+    async def _joined_spreads(
+        self, given: Mapping[str, Any], by: Sequence[str], filters: Mapping[str, Sequence[str]]
+    ) -> Table:
+        dimension = next(iter({*by, *filters} - {START}), "")
+        columns = [sql.SQL("p.start") if name == START else sql.SQL("p.value") for name in by]
+        query = _JOINED_SPREADS.format(
+            keys=sql.Composed(
+                [
+                    sql.SQL("{} AS {}, ").format(column, sql.Identifier(name))
+                    for column, name in zip(columns, by, strict=True)
+                ]
+            ),
+            blocks=_BLOCKS,
+            where=sql.SQL("AND p.value = ANY({})").format(sql.Placeholder(dimension)) if filters else sql.SQL(""),
+            group=sql.SQL("GROUP BY ") + sql.SQL(", ").join([*columns, sql.SQL("p.spread")]),
+        )
+        return await self._connections.run(query, {**given, "dimension": dimension}, binary=True)
 
     async def fleet_access(
         self, first: date, last: date, *, by: Sequence[str], filters: Mapping[str, Sequence[str]]

@@ -200,7 +200,7 @@ async def clusters(
 
 def _cell(cursor: str | None) -> tuple[int, int]:
     if not cursor:
-        return -(2**62), 0
+        return -(2**30), 0
     row, _, column = cursor.partition(".")
     try:
         numbers = int(row), int(column)
