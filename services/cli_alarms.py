@@ -118,7 +118,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one episode: what it was, what people did about it, what was told of it."""
-    from services.web.alarms import no_episode, targets_of, told_whole
+    from services.web.alarm_parameters import targets_of
+    from services.web.alarms import no_episode, told_whole
 
     async def work(desk: PostgresAlarms, ctx: Context) -> dict[str, Any]:
         row, story = await desk.episode(number), await desk.story(number, targets_of(ctx))
@@ -218,7 +219,8 @@ def summary(
     """Counts by level and kind, and times of handling, of episodes that began in a range (default: 30 days)."""
     import dataclasses
 
-    from services.web.alarms import KINDS_MAX, SUMMARY_DEFAULT, summarised, targets_of
+    from services.web.alarm_figures import KINDS_MAX, SUMMARY_DEFAULT, summarised
+    from services.web.alarm_parameters import targets_of
 
     settings = Settings.read(config)
     wanted = _filter(settings, None, None, since, until, vin, model, fleet, region, level, source, code)
@@ -417,7 +419,7 @@ def _filter(
     code: str | None,
 ) -> AlarmFilter:  # fmt: skip
     from schemas.alarms import SOURCE_CODE, AlarmFilter
-    from services.web.alarms import codes_given, states_given
+    from services.web.alarm_parameters import codes_given, states_given
     from services.web.problems import ProblemError
 
     zone = zone_of(settings)

@@ -19,8 +19,8 @@ from services.settings import Settings
 from services.store.alarm_events import AlarmEvents
 from services.store.alarms import PostgresAlarms
 from services.store.queries import Queries
+from services.web.alarm_models import AlarmDetail, AlarmPage, AlarmSummary, Done, DoneToMany
 from services.web.alarm_rules import AlarmRules
-from services.web.alarms import AlarmDetail, AlarmPage, Done, DoneToMany
 from services.web.app import create_app
 from services.web.server import serve
 from tests import statistics_rows as made
@@ -151,6 +151,7 @@ async def test_catalogue(client: httpx.AsyncClient) -> None:
 async def test_summary(client: httpx.AsyncClient, alarms: dict[str, int]) -> None:
     await client.post(f"/v1/alarms/{alarms['over']}/acknowledge", json={})
     found = (await client.get("/v1/alarms/summary")).json()
+    AlarmSummary.model_validate(found)
     assert (found["episodes"], found["vehicles"]) == (3, 2)
     assert [(row["level"], row["state"], row["episodes"]) for row in found["levels"]] == [
         (3, "open", 1), (1, "acknowledged", 1), (1, "open", 1)
