@@ -19,7 +19,7 @@ from services.web.problems import ProblemError
 
 _HOW: Final = (
     "Use the command line on the machine itself: `nevstream dead-letters requeue`, `nevstream command`, "
-    "`nevstream vehicles`, `nevstream models`."
+    "`nevstream vehicles`, `nevstream models`, `nevstream alarms`."
 )
 
 
