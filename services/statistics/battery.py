@@ -345,8 +345,8 @@ def _close_day(state: F64, findings: F64, at: int, job: int, day_start_s: float,
         # within the bin: evenly around the mean of its values, as far as its edges; so equal values are exact
         count = held // b.COUNT_ONE
         mean = (held % b.COUNT_ONE / count + 0.5) / b.BIN_PARTS
-        rank = (0.5 * samples - (seen - count)) / count
-        part = mean + (2.0 * rank - 1.0) * min(mean, 1.0 - mean)
+        along = (0.5 * samples - (seen - count)) / count
+        part = mean + (2.0 * along - 1.0) * min(mean, 1.0 - mean)
         edge = _BIN_EDGES[place]
         at = _emit(
             findings, at, job, _RESISTANCE, settled_s, day_start_s, float(b.CLASS_BEGIN_C + b.CLASS_C * group),
