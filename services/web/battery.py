@@ -62,7 +62,7 @@ class _Part(BaseModel):
 
 
 class Line(_Part):
-    """Theil-Sen line of the accepted charges against the odometer."""
+    """Theil-Sen line of the accepted charges against the odometer; null of less than 5 charges or 1,000 km."""
 
     at_zero_ah: float
     slope_ah_per_10000km: float

@@ -18,6 +18,7 @@ from services.web.parameters import Context
 from services.web.vehicle_answers import Subject, rounded
 
 MONTH_CHARGES_MIN: Final = 3  # 4.5
+LINE_CHARGES_MIN, LINE_KM_MIN = 5, 1_000.0  # below either a line says more of the charges' scatter than of age [P]
 
 _D, _I = "double precision", "bigint"
 
@@ -103,20 +104,22 @@ def _rise(row: Mapping[str, Any]) -> float:
 
 
 def line_of(charges: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The robust line of capacity against odometer, slope per 10,000 km."""
+    """The robust line of capacity against odometer, slope per 10,000 km; None of less than 5 charges or 1,000 km."""
     known = [row for row in charges if row["odometer_km"] is not None]
+    span = [row["odometer_km"] for row in known]
+    if len(known) < LINE_CHARGES_MIN or max(span) - min(span) < LINE_KM_MIN:
+        return None
     line = figures.theil_sen([row["odometer_km"] for row in known], [row["capacity_ah"] for row in known])
     if line is None:
         return None
-    odometers = [row["odometer_km"] for row in known]
     return {
         "at_zero_ah": rounded(line.at_zero),
         "slope_ah_per_10000km": rounded(line.slope * 1e4, 6),
         "slope_low": rounded(None if line.low is None else line.low * 1e4, 6),
         "slope_high": rounded(None if line.high is None else line.high * 1e4, 6),
         "charges": line.points,
-        "odometer_from_km": min(odometers),
-        "odometer_to_km": max(odometers),
+        "odometer_from_km": min(span),
+        "odometer_to_km": max(span),
     }
 
 

@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -129,7 +130,7 @@ async def table_answer(
         document = {**about, "columns": [column.described() for column in shape], key: rows}
         return Response(orjson.dumps(document, default=_jsonable), media_type=MEDIA_TYPES[Format.JSON])
     values = [[row.get(column.name) for row in rows] for column in shape]
-    body = await asyncio.to_thread(body_of, wanted, shape, values, zone, about)
+    body = await asyncio.to_thread(body_of, wanted, shape, values, zone, about, xlsx_cells_max=XLSX_CELLS_MAX)
     return Response(body, media_type=media_type_of(wanted), headers=file_headers(about, f"{name}.{wanted}"))
 
 
@@ -166,12 +167,27 @@ def media_type_of(wanted: str) -> str:
 
 
 def body_of(
-    wanted: str, shape: Sequence[Column], values: Sequence[Sequence[Any]], zone: ZoneInfo, about: Mapping[str, Any]
+    wanted: str,
+    shape: Sequence[Column],
+    values: Sequence[Sequence[Any]],
+    zone: ZoneInfo,
+    about: Mapping[str, Any],
+    *,
+    xlsx_cells_max: int | None = None,
 ) -> bytes:
-    """A file of these columns; ``values`` are column by column, times aware."""
+    """A file of these columns; ``values`` are column by column, times aware.
+
+    Raises ``ProblemError`` for a workbook of more than ``xlsx_cells_max`` cells: it takes the time of a query.
+    """
     if wanted == Format.CSV:
         return csv_body(shape, values)
     if wanted == Format.XLSX:
+        cells = len(shape) * (len(values[0]) if values else 0)
+        if xlsx_cells_max is not None and cells > xlsx_cells_max:
+            raise bad_parameter(
+                "format", "xlsx", f"would be a workbook of {cells:,} cells, more than {xlsx_cells_max:,}",
+                "csv or parquet, or ask for fewer fields or a smaller limit",
+            )  # fmt: skip
         return xlsx_body(shape, values, zone, about)
     return parquet_body(shape, values, zone, about)
 
@@ -187,13 +203,13 @@ def _jsonable(value: Any) -> Any:
 _UNITS: Final[Mapping[str, str]] = {
     "kwh_per_100km": "kWh/100 km", "c_per_min": "°C/min", "mv_per_day": "mV/d", "ohm_per_v": "Ω/V", "kohm": "kΩ",
     "mohm": "mΩ", "kmh": "km/h", "kwh": "kWh", "km": "km", "ah": "Ah", "kw": "kW", "mv": "mV", "pct": "%", "deg": "°",
-    "s": "s", "min": "min", "h": "h", "v": "V", "a": "A", "c": "°C",
+    "s": "s", "h": "h", "v": "V", "a": "A", "c": "°C",
 }  # fmt: skip
 
 
 def unit_of(name: str) -> str:
     """The unit that a name ends in, "" for none."""
-    return next((unit for ending, unit in _UNITS.items() if name.endswith("_" + ending)), "")
+    return next((unit for ending, unit in _UNITS.items() if f"_{name}".endswith(f"_{ending}")), "")
 
 
 def shape_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -222,7 +238,8 @@ def _kind(value: Any) -> str | None:
 
 
 _KINDS: Final[tuple[tuple[str, type], ...]] = (
-    ("bool", bool), ("bigint", int), ("double precision", float), ("time", datetime), ("date", date), ("text", str),
+    ("bool", bool), ("bigint", int), ("double precision", float), ("double precision", Decimal), ("time", datetime),
+    ("date", date), ("text", str),
 )  # fmt: skip
 
 
@@ -284,6 +301,8 @@ def parquet_body(
             plain = [list(value.items()) for value in each]
         elif column.kind == "json":
             plain = _plain("json", each)
+        elif column.kind == "double precision":
+            plain = [None if value is None else float(value) for value in each]  # a Decimal, too
         arrays.append(pa.array(plain, types[column.kind]))
     fields = [
         pa.field(
@@ -300,6 +319,7 @@ def parquet_body(
 
 
 # -- Excel -------------------------------------------------------------------------------------------
+XLSX_CELLS_MAX: Final = 500_000  # of an answer: some seconds of work
 _EXACT: Final = 2**53  # beyond it a whole number is not what Excel shows
 _WIDTH_MAX: Final = 40
 _NUMBERS: Final = frozenset({"smallint", "integer", "bigint", "real", "double precision", "extra", "edition"})

@@ -15,6 +15,7 @@ from services.web import models
 from services.web.answers import answered, columns, isoformat, json_rows
 from services.web.exports import (
     FORMATS,
+    XLSX_CELLS_MAX,
     Column,
     Format,
     FormatQuery,
@@ -156,4 +157,4 @@ def _body(wanted: str, shape: list[Column], table: Table, about: dict[str, Any],
     values = answered(rows, shape, ctx.zone, editions)
     if wanted == Format.JSON:
         return orjson.dumps({**about, "rows": json_rows(shape, values)})
-    return body_of(wanted, shape, values, ctx.zone, about)
+    return body_of(wanted, shape, values, ctx.zone, about, xlsx_cells_max=XLSX_CELLS_MAX)

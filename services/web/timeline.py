@@ -47,12 +47,13 @@ async def timeline(
     """What the vehicle did on a local day, without holes: trips, charges, parked, and the gaps without data.
 
     Runs of driving too short to be a trip read as parked. A gap within a trip cuts it in two parts of the same
-    `trip_id`. Of a day that is not over, it ends now.
+    `trip_id`. A day that is not over ends now, or with its newest record while the next one is not overdue.
     """
     wanted = format_wanted(request, kind)
     chosen = day_given(day, "day") if day is not None else ctx.now().astimezone(ctx.zone).date()
     begin = day_begins(chosen, ctx)
-    end = min(day_begins(chosen + timedelta(days=1), ctx), ctx.now().astimezone(ctx.zone))
+    midnight = day_begins(chosen + timedelta(days=1), ctx)
+    end = min(midnight, ctx.now().astimezone(ctx.zone))
     if end <= begin:
         raise bad_parameter("day", str(chosen), "has not begun yet", "a local day up to today")
     of = await subject(ctx, vin)
@@ -62,6 +63,8 @@ async def timeline(
     gap_s = gap_limit_s(nominal[0][1] if nominal else None)
     beside = timedelta(seconds=gap_s)
     span = await ctx.queries.data_span(of.vehicle_id, since=begin - beside, until=end + beside)
+    if span[1] is not None and begin < span[1] < end <= span[1] + beside and end < midnight:
+        end = span[1].astimezone(ctx.zone)  # the next record is not overdue: that is no gap yet
     gaps = await ctx.queries.data_gaps(
         of.vehicle_id, since=begin - beside, until=end + beside, gap_s=gap_s, limit=SEGMENTS_MAX + 1
     )

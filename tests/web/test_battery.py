@@ -156,6 +156,19 @@ async def test_capacity_by_month_and_its_line(api: httpx.AsyncClient) -> None:
     assert (line["odometer_from_km"], line["odometer_to_km"]) == (0, 11_000)
 
 
+@pytest.mark.parametrize(("count", "apart_km", "line"), [(4, 5_000, False), (5, 200, False), (5, 250, True)])
+async def test_few_charges_or_kilometres_make_no_trend(
+    db: psycopg.Connection[Any], queries: Queries, count: int, apart_km: int, line: bool
+) -> None:
+    one = rows.vehicle(db, RATED)
+    for n in range(count):
+        start = noon(TODAY - timedelta(days=n))
+        made.charge(db, one, start, start + timedelta(hours=1), odometer_km=1e4 - apart_km * n, capacity_ah=150.0)
+    async with client_of(queries) as client:
+        found = (await get(client, path_of(RATED, "battery")))["capacity"]
+    assert (found["line"] is not None) is line
+
+
 async def test_the_first_ten_charges_stand_in_for_a_rated_capacity(api: httpx.AsyncClient) -> None:
     answer = await get(api, path_of(BASELINE, "battery"))
     soh = answer["soh"]

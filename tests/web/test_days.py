@@ -290,6 +290,18 @@ async def test_what_is_stored_but_not_folded_yet_is_pending(db: psycopg.Connecti
     ]  # fmt: skip
 
 
+async def test_a_record_that_is_not_due_yet_is_no_gap(db: psycopg.Connection[Any], queries: Queries) -> None:
+    rows.days(db, MIDNIGHT.date(), TODAY)
+    one = rows.vehicle(db, VIN)
+    for second in range(0, 1801, 30):
+        rows.report(db, one, rows.NOW - timedelta(seconds=1850 - second))
+    made.checkpoint(db, one, rows.NOW - timedelta(seconds=50))
+    async with client_of(queries) as client:
+        page = await get(client, path_of(VIN, "timeline"))
+    assert [s["state"] for s in page["segments"]] == ["gap", "parked"]
+    assert page["ends_at"] == "2026-11-24T11:59:10+08:00"
+
+
 layers = st.lists(
     st.tuples(st.integers(-5, 30), st.integers(-5, 30), st.sampled_from("abc"), st.none(), st.none()), max_size=8
 )
