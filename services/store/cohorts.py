@@ -137,7 +137,8 @@ class Cohorts:
 
     async def _handled(self, day: date, connection: Connection) -> bool:
         """Make the handling of a day's alarms anew, and nothing else of it."""
-        given = {"day": day, "zone": self._zone.key, "spreads": list(statements.HANDLING_IDS)}
+        spreads = list(statements.HANDLING_IDS)
+        given = {"day": day, "zone": self._zone.key, "spreads": spreads}
         async with connection.transaction():
             await _snapshot(connection)
             await connection.execute(b"DELETE FROM cohort_handled WHERE day = %(day)s", given)
@@ -147,7 +148,7 @@ class Cohorts:
                     given,
                 )
             await connection.execute(statements.HANDLING.encode(), given)
-            await join_groups(connection, DAY, day, given["spreads"])
+            await join_groups(connection, DAY, day, spreads)
             await connection.execute(
                 b"UPDATE cohort_counted SET builds = builds + 1 WHERE span = 'D' AND start = %(day)s", given
             )
@@ -233,13 +234,18 @@ async def _merge(connection: Connection, given: dict[str, Any]) -> None:
     """One distribution of the parts of a period, joined by cohort."""
     cursor = await connection.execute(statements.PARTS.encode(), given, binary=True)
     parts = await cursor.fetchall()
-    joined = await asyncio.to_thread(lambda: [(cohort, merged(counts)) for cohort, counts in parts])
+    joined = await asyncio.to_thread(_shorter, parts)
     async with (
         connection.cursor() as writing,
         writing.copy(b"COPY cohort_spread (span, start, spread, cohort_id, counts) FROM STDIN") as copy,
     ):
         for cohort, counts in joined:
             await copy.write_row((given["span"], given["start"], given["spread"], cohort, counts))
+
+
+def _shorter(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Rows whose last value is a distribution, with each bin once."""
+    return [(*key, merged(counts)) for *key, counts in rows]
 
 
 async def join_groups(connection: Connection, span: str, start: date, spreads: list[int] | None = None) -> None:
@@ -252,7 +258,7 @@ async def join_groups(connection: Connection, span: str, start: date, spreads: l
             binary=True,
         )
         parts = await cursor.fetchall()
-        joined = await asyncio.to_thread(lambda parts=parts: [(*key, merged(counts)) for *key, counts in parts])
+        joined = await asyncio.to_thread(_shorter, parts)
         async with (
             connection.cursor() as writing,
             writing.copy(b"COPY group_spread (span, start, spread, dimension, value, counts) FROM STDIN") as copy,
