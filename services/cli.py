@@ -37,6 +37,7 @@ from services import (
     cli_replay,
     cli_schema,
     cli_signals,
+    cli_statistics,
     cli_vehicle,
 )
 from services.api_client import ask
@@ -65,6 +66,7 @@ app.add_typer(cli_alarms.app, name="alarms")
 app.add_typer(cli_dead_letters.app, name="dead-letters")
 app.add_typer(cli_command.app, name="command")
 app.add_typer(cli_signals.app, name="signals")
+app.add_typer(cli_statistics.app, name="statistics")
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_certs.app, name="certs")
 app.command(name="replay")(cli_replay.replay)

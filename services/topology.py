@@ -521,7 +521,9 @@ async def _count_flaws(settings: Settings, dsn: str, stop: asyncio.Event) -> Non
 async def run_statistics(settings: Settings, index: int, stop: asyncio.Event) -> None:
     """Trips, charges, battery, alarms and days of this process's shares of the vehicles."""
     from services.store.statistics import PostgresStatistics
+    from services.terminal import zone_of
 
+    zone_of(settings)  # its mistake is told before anything is compiled
     report("ready", index=index)
     await _warm_statistics(index, stop)
     if stop.is_set():
