@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
 from schemas.checks import CHECKS, RATES
 from schemas.seams import FlawFilter
 from schemas.signals import INDEX, SIGNALS
 from services.web.answers import EDITIONS, Json
+from services.web.exports import FORMATS, FormatQuery, document_answer
 from services.web.parameters import (
     Context,
     Ctx,
@@ -136,10 +138,12 @@ async def counted(ctx: Context, wanted: FlawFilter, by: str, limit: int) -> dict
 @router.get(
     "/v1/data-quality/flaws",
     response_model=FlawCounts,
+    responses=FORMATS,
     response_model_exclude_unset=True,
     summary="Flawed signals, by field, model, firmware or vehicle",
 )
 async def flaws(
+    request: Request,
     ctx: Ctx,
     by: Annotated[
         By,
@@ -156,12 +160,14 @@ async def flaws(
     ] = None,
     until: Annotated[str | None, Query(alias="to", description="Last day, included. Default: today.")] = None,
     limit: LimitQuery = None,
-) -> Json:
+    kind: FormatQuery = None,
+) -> Response:
     """How many reports have a signal that is abnormal, invalid, out of range, contradicted, or moved too fast."""
     first, last = days_given(since, until, ctx.now())
     if vin is not None:
         checked_vin(vin, where="query")
-    return Json(await counted(ctx, FlawFilter(first, last, signal, state, vin), by, limit_given(limit, ctx)))
+    document = await counted(ctx, FlawFilter(first, last, signal, state, vin), by, limit_given(limit, ctx))
+    return await document_answer(request, kind, document, "groups", zone=ctx.zone, name=f"flaws-by-{by}")
 
 
 @router.get("/v1/data-quality/checks", response_model=Checks, summary="What reports are checked against")

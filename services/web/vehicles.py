@@ -7,12 +7,14 @@ from datetime import timedelta
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
 
 from schemas.gbt32960.commands import command_name
 from schemas.signals import INDEX
 from services.web import blocks, models
 from services.web.answers import DOORS, EDITIONS, KINDS, Json
 from services.web.catalogue import alarm_names, meaning
+from services.web.exports import FORMATS, FormatQuery, document_answer
 from services.web.own import OwnSignals
 from services.web.parameters import (
     Context,
@@ -78,7 +80,7 @@ def summary(row: Mapping[str, Any], ctx: Context, within_s: int) -> dict[str, An
     }
 
 
-@router.get("", response_model=models.VehiclePage, summary="Vehicles by VIN")
+@router.get("", response_model=models.VehiclePage, responses=FORMATS, summary="Vehicles by VIN")
 async def list_vehicles(
     request: Request,
     ctx: Ctx,
@@ -86,7 +88,8 @@ async def list_vehicles(
     reporting_within_s: WithinQuery = REPORTING_WITHIN_S,
     limit: LimitQuery = None,
     cursor: CursorQuery = None,
-) -> Json:
+    kind: FormatQuery = None,
+) -> Response:
     """Every vehicle that is registered or has ever reported, with the main values of its newest report."""
     if vin:
         checked_vin(vin, where="query")
@@ -95,15 +98,14 @@ async def list_vehicles(
     rows = (await ctx.queries.vehicles(prefix=vin, after=after, limit=most + 1)).dicts()
     following = rows[most - 1]["vin"] if len(rows) > most else None
     page = [summary(row, ctx, reporting_within_s) for row in rows[:most]]
-    return Json(
-        {
-            "vehicles": page,
-            "count": len(page),
-            "reporting_within_s": reporting_within_s,
-            "next_cursor": following,
-            "next": next_link(request, following),
-        }
-    )
+    document = {
+        "vehicles": page,
+        "count": len(page),
+        "reporting_within_s": reporting_within_s,
+        "next_cursor": following,
+        "next": next_link(request, following),
+    }
+    return await document_answer(request, kind, document, "vehicles", zone=ctx.zone, name="vehicles")
 
 
 @router.get("/{vin}", response_model=models.VehicleDetail, summary="One vehicle")
@@ -175,10 +177,15 @@ def report(rows: list[dict[str, Any]], ctx: Context) -> dict[str, Any]:
     }
 
 
-@router.get("/{vin}/logins", response_model=models.LoginPage, summary="Logins and logouts")
+@router.get("/{vin}/logins", response_model=models.LoginPage, responses=FORMATS, summary="Logins and logouts")
 async def logins(
-    request: Request, ctx: Ctx, vin: VinPath, limit: LimitQuery = None, cursor: CursorQuery = None
-) -> Json:
+    request: Request,
+    ctx: Ctx,
+    vin: VinPath,
+    limit: LimitQuery = None,
+    cursor: CursorQuery = None,
+    kind: FormatQuery = None,
+) -> Response:
     """Session events of a vehicle, newest first."""
     vehicle = await found(ctx, vin)
     most = limit_given(limit, ctx)
@@ -202,12 +209,11 @@ async def logins(
         }
         for row in rows[:most]
     ]
-    return Json(
-        {
-            "vin": vin,
-            "logins": page,
-            "count": len(page),
-            "next_cursor": following,
-            "next": next_link(request, following),
-        }
-    )
+    document = {
+        "vin": vin,
+        "logins": page,
+        "count": len(page),
+        "next_cursor": following,
+        "next": next_link(request, following),
+    }
+    return await document_answer(request, kind, document, "logins", zone=ctx.zone, name=f"logins-{vin}")

@@ -165,6 +165,24 @@ async def test_telemetry_as_a_workbook(client: httpx.AsyncClient) -> None:
         assert [float(v) for v in got[6].split(" ")] == row["cells_v"][0]
 
 
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [("/v1/vehicles", "vehicles"), (f"/v1/vehicles/{rows.VIN}/logins", "logins"), ("/v1/data-quality/flaws", "groups")],
+)
+async def test_other_lists_as_files(client: httpx.AsyncClient, path: str, key: str) -> None:
+    expected = (await client.get(path)).json()[key]
+    for kind in ("csv", "xlsx", "parquet"):
+        answer = await client.get(path, params={"format": kind})
+        assert answer.status_code == 200, answer.text
+        if kind == "csv":
+            found = list(csv.DictReader(io.StringIO(answer.text)))
+            assert len(found) == len(expected)
+        elif kind == "parquet":
+            assert pq.read_table(io.BytesIO(answer.content)).num_rows == len(expected)
+        else:
+            assert openpyxl.load_workbook(io.BytesIO(answer.content))["data"].max_row == max(1, len(expected) + 1)
+
+
 # -- which format --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("accept", "kind"),
