@@ -114,13 +114,18 @@ CREATE TABLE alarm_watch (
 );
 
 -- When an episode that began at start_at is due after so many working days: the same local time of day. Monday to
--- Friday count; public holidays are not known. What begins at a weekend counts from Monday 00:00.
+-- Friday count; public holidays are not known. What begins at a weekend counts from Monday 00:00. Single expressions,
+-- which the planner puts in place of the call.
+CREATE FUNCTION alarm_close_due_here(here timestamp, days integer) RETURNS timestamp
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT date_trunc('week', here) + CASE WHEN extract(isodow FROM here) >= 6
+        THEN make_interval(days => 7 + days / 5 * 7 + days % 5)
+        ELSE make_interval(days => (extract(isodow FROM here)::integer - 1 + days) / 5 * 7
+                                   + (extract(isodow FROM here)::integer - 1 + days) % 5)
+             + (here - date_trunc('day', here))
+        END
+$$;
 CREATE FUNCTION alarm_close_due(start_at timestamptz, days integer, zone text) RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT (date_trunc('week', begun) + make_interval(days => place / 5 * 7 + place % 5) + (begun - begun::date))
-           AT TIME ZONE zone
-    FROM (SELECT begun, (extract(isodow FROM begun)::integer - 1) + days AS place
-          FROM (SELECT CASE WHEN extract(isodow FROM t.here) >= 6 THEN date_trunc('week', t.here) + interval '7 days'
-                            ELSE t.here END AS begun
-                FROM (SELECT start_at AT TIME ZONE zone AS here) t) b) p
+    SELECT alarm_close_due_here(start_at AT TIME ZONE zone, days) AT TIME ZONE zone
 $$;

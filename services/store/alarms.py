@@ -6,6 +6,7 @@ written.  Reads go over read-only connections of their own, so that a long list 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
@@ -90,6 +91,7 @@ _DUE: Final = sql.SQL(
     FROM alarm_episodes e WHERE e.episode_id = %(id)s
     """
 )
+QUANTILES: Final = ("p5", "median", "p95")
 _STATE: Final = sql.SQL(
     "CASE WHEN e.closed_at IS NOT NULL THEN 'closed' WHEN e.acknowledged_at IS NOT NULL THEN 'acknowledged' "
     "ELSE 'open' END"
@@ -108,31 +110,33 @@ _LEVELS: Final = sql.SQL(
     FROM alarm_episodes e {joined} WHERE {wanted} GROUP BY 1, 2 ORDER BY 1 DESC, 2
     """
 )
+# Named by the edition of one of its vehicles: to ask all of them would cost more than the counting.
 _KINDS: Final = sql.SQL(
     """
-    SELECT e.source, e.code, max(coalesce(d.edition, s.edition)) AS edition, count(*) AS episodes,
-           count(DISTINCT e.vehicle_id) AS vehicles, max(e.level) AS level_max,
-           count(*) FILTER (WHERE e.settled_on IS NULL) AS active,
-           count(*) FILTER (WHERE e.acknowledged_at IS NULL) AS open,
-           percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM e.end_at - e.start_at))
-               FILTER (WHERE e.settled_on IS NOT NULL) AS duration_median_s
-    FROM alarm_episodes e {joined} WHERE {wanted} GROUP BY 1, 2 ORDER BY episodes DESC, 1, 2 LIMIT %(limit)s
+    SELECT k.*, s.edition
+    FROM (SELECT e.source, e.code, count(*) AS episodes, count(DISTINCT e.vehicle_id) AS vehicles,
+                 max(e.level) AS level_max, count(*) FILTER (WHERE e.settled_on IS NULL) AS active,
+                 count(*) FILTER (WHERE e.acknowledged_at IS NULL) AS open, min(e.vehicle_id) AS vehicle_id,
+                 percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM e.end_at - e.start_at)::float8)
+                     FILTER (WHERE e.settled_on IS NOT NULL) AS duration_median_s
+          FROM alarm_episodes e {joined} WHERE {wanted} GROUP BY 1, 2 ORDER BY episodes DESC, 1, 2 LIMIT %(limit)s) k
+    LEFT JOIN vehicle_state s USING (vehicle_id) ORDER BY k.episodes DESC, k.source, k.code
     """
 )
 # Of episodes that are due (handled, or past their time): how many were handled in time.
 _HANDLING: Final = sql.SQL(
     """
     SELECT count(*) AS episodes, count(DISTINCT vehicle_id) AS vehicles,
-           count(acknowledged_at) AS acknowledged, count(closed_at) AS closed, {quantiles},
+           count(acknowledged_at) AS acknowledged, count(closed_at) AS closed, {times},
            count(*) FILTER (WHERE acknowledged_at IS NOT NULL OR ack_due < %(now)s) AS acknowledge_due,
            count(*) FILTER (WHERE acknowledged_at <= ack_due) AS acknowledged_in_time,
            count(*) FILTER (WHERE closed_at IS NOT NULL OR close_due < %(now)s) AS close_due,
            count(*) FILTER (WHERE closed_at <= close_due) AS closed_in_time
     FROM (SELECT e.vehicle_id, e.acknowledged_at, e.closed_at,
-                 extract(epoch FROM e.acknowledged_at - e.start_at) / 60 AS start_to_acknowledged_min,
-                 extract(epoch FROM e.acknowledged_at - e.raised_at) / 60 AS raised_to_acknowledged_min,
-                 extract(epoch FROM e.closed_at - e.start_at) / 3600 AS start_to_closed_h,
-                 extract(epoch FROM e.closed_at - e.acknowledged_at) / 3600 AS acknowledged_to_closed_h,
+                 extract(epoch FROM e.acknowledged_at - e.start_at)::float8 / 60 AS start_to_acknowledged_min,
+                 extract(epoch FROM e.acknowledged_at - e.raised_at)::float8 / 60 AS raised_to_acknowledged_min,
+                 extract(epoch FROM e.closed_at - e.start_at)::float8 / 3600 AS start_to_closed_h,
+                 extract(epoch FROM e.closed_at - e.acknowledged_at)::float8 / 3600 AS acknowledged_to_closed_h,
                  e.start_at + make_interval(secs => %(minutes)s * 60) AS ack_due,
                  alarm_close_due(e.start_at, %(days)s, %(zone)s) AS close_due
           FROM alarm_episodes e {joined} WHERE {wanted}) h
@@ -141,15 +145,11 @@ _HANDLING: Final = sql.SQL(
 TIMES: Final = (
     "start_to_acknowledged_min", "raised_to_acknowledged_min", "start_to_closed_h", "acknowledged_to_closed_h",
 )  # fmt: skip
-QUANTILES: Final = ((0.05, "p5"), (0.5, "median"), (0.95, "p95"))
-_QUANTILES: Final = sql.SQL(", ").join(
-    [
-        sql.SQL("percentile_cont({}) WITHIN GROUP (ORDER BY {}) AS {}").format(
-            sql.Literal(share), sql.Identifier(name), sql.Identifier(f"{name}_{word}")
-        )
-        for name, (share, word) in itertools.product(TIMES, QUANTILES)
-    ]
-    + [sql.SQL("avg({0}) AS {1}").format(sql.Identifier(name), sql.Identifier(f"{name}_mean")) for name in TIMES]
+_TIMES: Final = sql.SQL(", ").join(
+    sql.SQL("percentile_cont(ARRAY[0.05, 0.5, 0.95]) WITHIN GROUP (ORDER BY {0}) AS {1}, avg({0}) AS {2}").format(
+        sql.Identifier(name), sql.Identifier(f"{name}_quantiles"), sql.Identifier(f"{name}_mean")
+    )
+    for name in TIMES
 )
 _EVENTS: Final = sql.SQL(
     """
@@ -263,25 +263,28 @@ class PostgresAlarms:
         }
 
     async def summary(self, wanted: AlarmFilter, targets: Targets, now: datetime, limit: int) -> Mapping[str, Any]:
-        where, given = conditions(wanted)
-        words: dict[str, Any] = {"joined": JOINED, "wanted": where, "state": _STATE, "quantiles": _QUANTILES}
-        given = {**given, **_targets(targets), "now": now, "limit": limit}
-        handling = _first(await self._asking.run(_HANDLING.format(**words), given))
-        assert handling is not None
+        given = {**_targets(targets), "now": now, "limit": limit}
         # of whenever it began: what waits for somebody does not grow less by being old
-        ever, ever_given = conditions(
-            AlarmFilter(
-                model=wanted.model, fleet=wanted.fleet, region=wanted.region, level_min=wanted.level_min,
-                source=wanted.source, codes=wanted.codes, vehicle_id=wanted.vehicle_id, vin=wanted.vin,
-            )
-        )  # fmt: skip
-        unhandled = await self._asking.run(_UNHANDLED.format(**words | {"wanted": ever}), ever_given)
+        ever = dataclasses.replace(wanted, since=None, until=None)
+        handling = _first(await self._counted(_HANDLING, wanted, given))
+        assert handling is not None
+        for name in TIMES:
+            quantiles = handling.pop(f"{name}_quantiles") or (None, None, None)
+            handling |= {f"{name}_{word}": value for word, value in zip(QUANTILES, quantiles, strict=True)}
         return {
-            "unhandled": unhandled.dicts(),
-            "levels": (await self._asking.run(_LEVELS.format(**words), given)).dicts(),
-            "kinds": (await self._asking.run(_KINDS.format(**words), given)).dicts(),
+            "unhandled": (await self._counted(_UNHANDLED, ever, given)).dicts(),
+            "levels": (await self._counted(_LEVELS, wanted, given)).dicts(),
+            "kinds": (await self._counted(_KINDS, wanted, given)).dicts(),
             "handling": handling,
         }
+
+    async def _counted(self, query: sql.SQL, wanted: AlarmFilter, given: Mapping[str, Any]) -> Table:
+        """Episodes of a filter counted; the registry is joined only when the filter asks for it."""
+        where, values = conditions(wanted)
+        by_facts = wanted.model is not None or wanted.fleet is not None or wanted.region is not None
+        joined = sql.SQL("JOIN vehicles v ON v.vehicle_id = e.vehicle_id" if by_facts else "")
+        query_made = query.format(joined=joined, wanted=where, state=_STATE, times=_TIMES)
+        return await self._asking.run(query_made, {**given, **values})
 
     async def events(self, after: int, limit: int) -> Table:
         return await self._asking.run(_EVENTS, {"after": after, "limit": limit})
