@@ -10,7 +10,8 @@ Conventions of this project [P], where the rules leave room:
   intervals of 1 to 60 s count for a mode; a day without one has none. Nothing known: 30 s.
 * A span of records that are due one after the other counts ``span / nominal + 1``: each interval adds its part
   to the hour in which it ends, the first record of a span adds the 1. A span ends at a logout, and at a gap
-  before which the vehicle neither drove nor charged, unless the odometer shows that it drove in it.
+  before which the vehicle neither drove nor charged, unless the odometer shows that it drove in it: further than one
+  nominal interval at 220 km/h, as a vehicle that wakes up may roll before its first report.
 * An interval of more than 1.5 nominal adds ``dt - nominal`` to ``missing_s``.
 * Check 8 compares odometer and position over the same intervals (both known at both ends, within the gap limit),
   and judges days of 20 km or more: an odometer in whole kilometres is off by up to 1 km.
@@ -84,6 +85,7 @@ from services.statistics.quality_layout import (
     SPEED_KMH,
     STATE,
     TIME,
+    WOKE_KM_PER_S,
     initial_state,
 )
 
@@ -207,7 +209,7 @@ def fold_quality(
                     h[_GAP_S] += dt
                     if not (h[_GAP_MAX_S] >= dt):
                         h[_GAP_MAX_S] = dt
-                if s[LOGGED_OUT] == 1.0 or (dt > limit and s[RESTING] == 1.0 and not rise > 0.0):
+                if s[LOGGED_OUT] == 1.0 or (dt > limit and s[RESTING] == 1.0 and not rise > WOKE_KM_PER_S * nominal):
                     h[_EXPECTED] += 1.0
                 else:
                     h[_EXPECTED] += dt / nominal

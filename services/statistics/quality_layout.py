@@ -35,6 +35,7 @@ STATE: Final = SEEN + 60
 NOMINAL_UNKNOWN_S: Final = 30.0
 GAP_S: Final = 60.0
 JUDGED_KM: Final = 20.0
+WOKE_KM_PER_S: Final = 220.0 / 3600.0
 MANDATORY: Final = INSULATION + 1  # vehicle block (7.1): the first fields of FIELDS
 EARTH_KM_PER_DEG: Final = 6371.0088 * np.pi / 180
 assert FIELDS.index("vehicle_state") == VEHICLE_STATE == 0

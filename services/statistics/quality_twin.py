@@ -126,7 +126,7 @@ def fold_quality(
                 else:
                     add("gap_s", dt)
                     most("gap_max_s", dt)
-                nothing_due = v.logged_out or (dt > limit and v.resting and not rise > 0)
+                nothing_due = v.logged_out or (dt > limit and v.resting and not rise > columns.WOKE_KM_PER_S * nominal)
                 add("expected", 1 if nothing_due else dt / nominal)
                 if not nothing_due and dt > 1.5 * nominal:
                     add("missing_s", dt - nominal)

@@ -78,7 +78,8 @@ def test_what_is_reissued_fills_the_hole() -> None:
     ("before", "odometer_km", "expected"),
     [
         ({"speed_kmh": 0.0}, 1000.0, 122),  # parked, and still there: two spans
-        ({"speed_kmh": 0.0}, 1000.1, 361),  # it drove meanwhile
+        ({"speed_kmh": 0.0}, 1000.7, 361),  # it drove meanwhile
+        ({"speed_kmh": 0.0}, 1000.6, 122),  # it woke up, and rolled until its next report was due
         ({"speed_kmh": 0.0}, np.nan, 122),
         ({"speed_kmh": 0.0, "charge_state": 1.0}, 1000.0, 361),  # a charging vehicle sends
         ({"speed_kmh": np.nan, "vehicle_state": 2.0}, 1000.0, 122),
