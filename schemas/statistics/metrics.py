@@ -297,7 +297,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         Figure("fault_vehicles", "vehicles", "below 100 Ω/V at some time", "insulation_fault_vehicles"),
     )),
     Metric("P1", "NEV and CAFC credit estimate", "from approval values of models and counts of vehicles; telemetry "
-           "never enters", "S14-S24", "[B]", (), elsewhere="/v1/credits"),
+           "never enters", "S14-S24", "[B]", (), elsewhere="/v1/credits/fleet"),
 )  # fmt: skip
 METRIC: Final[dict[str, Metric]] = {metric.id: metric for metric in METRICS}
 assert len(METRIC) == len(METRICS), "ids are unique"

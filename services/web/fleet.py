@@ -18,6 +18,7 @@ from schemas.fleet_queries import FleetQueries
 from schemas.statistics.cohorts import DIMENSIONS
 from schemas.statistics.metrics import METRIC, METRICS, Metric
 from schemas.statistics.windows import DAYS_MAX, NAMES, Window, day_at, start_of
+from services.web import fleet_models as models
 from services.web.answers import Json
 from services.web.exports import FORMATS, FormatQuery, document_answer
 from services.web.fleet_figures import Asking, rows_of
@@ -163,13 +164,22 @@ def described(metric: Metric) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@router.get("/metrics", summary="The catalogue: every metric, its definition, formula, source and certainty")
+@router.get(
+    "/metrics",
+    response_model=models.Catalogue,
+    summary="The catalogue: every metric, its definition, formula, source and certainty",
+)
 async def catalogue() -> Json:
     """Tags: [A] the text was read, [B] two sources agree, [C] one source, [D] common knowledge, [P] convention."""
     return Json({"metrics": [described(metric) for metric in METRICS], "by": DIMENSIONS, "windows": list(NAMES)})
 
 
-@router.get("/metrics/{id}", summary="One metric in one window, by groups", responses=FORMATS)
+@router.get(
+    "/metrics/{id}",
+    response_model=models.MetricAnswer,
+    summary="One metric in one window, by groups",
+    responses=FORMATS,
+)
 async def one_metric(
     request: Request,
     ctx: Ctx,
@@ -241,7 +251,9 @@ def window_shown(windows: Sequence[Window], ctx: Context) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@router.get("/series", summary="A metric by day, week, month or year", responses=FORMATS)
+@router.get(
+    "/series", response_model=models.MetricAnswer, summary="A metric by day, week, month or year", responses=FORMATS
+)
 async def series(
     request: Request,
     ctx: Ctx,
@@ -287,7 +299,12 @@ _REPORT: Final[tuple[tuple[str, str, str, tuple[str, ...], str | None], ...]] = 
 )
 
 
-@router.get("/report/year", summary="The yearly report of a maker: its seven figures in one call", responses=FORMATS)
+@router.get(
+    "/report/year",
+    response_model=models.YearlyReport,
+    summary="The yearly report of a maker: its seven figures in one call",
+    responses=FORMATS,
+)
 async def yearly_report(
     request: Request,
     ctx: Ctx,

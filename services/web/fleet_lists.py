@@ -24,6 +24,7 @@ from schemas.statistics.figures import OUTLIER_DAYS
 from schemas.statistics.fleet import alarm_name
 from schemas.statistics.metrics import METRIC
 from schemas.statistics.windows import Window
+from services.web import fleet_models as models
 from services.web.exports import FORMATS, FormatQuery, document_answer
 from services.web.fleet import AT_ALLOWED, DAY_ALLOWED, Filters, answered, day_given, today_of
 from services.web.parameters import (
@@ -74,7 +75,12 @@ async def _answer(
     return await document_answer(request, given, document, "vehicles", zone=ctx.zone, name=name)
 
 
-@router.get("/lists/offline", summary="Vehicles that have not been heard of for long", responses=FORMATS)
+@router.get(
+    "/lists/offline",
+    response_model=models.VehicleList,
+    summary="Vehicles that have not been heard of for long",
+    responses=FORMATS,
+)
 async def offline(
     request: Request,
     ctx: Ctx,
@@ -112,7 +118,12 @@ async def offline(
     return await _answer(request, ctx, format, f"offline-{days}-days", about, shown, page)
 
 
-@router.get("/lists/frequent-alarms", summary="Vehicles with frequent alarms", responses=FORMATS)
+@router.get(
+    "/lists/frequent-alarms",
+    response_model=models.VehicleList,
+    summary="Vehicles with frequent alarms",
+    responses=FORMATS,
+)
 async def frequent_alarms(
     request: Request,
     ctx: Ctx,
@@ -149,7 +160,12 @@ async def frequent_alarms(
     return await _answer(request, ctx, format, f"frequent-alarms-{last}", about, shown, page)
 
 
-@router.get("/lists/clusters", summary="Places where many vehicles stand together", responses=FORMATS)
+@router.get(
+    "/lists/clusters",
+    response_model=models.ClusterList,
+    summary="Places where many vehicles stand together",
+    responses=FORMATS,
+)
 async def clusters(
     request: Request,
     ctx: Ctx,
@@ -211,7 +227,12 @@ def _cell(cursor: str | None) -> tuple[int, int]:
     return numbers
 
 
-@router.get("/lists/outlier-cells", summary="Cells that stand out day after day", responses=FORMATS)
+@router.get(
+    "/lists/outlier-cells",
+    response_model=models.VehicleList,
+    summary="Cells that stand out day after day",
+    responses=FORMATS,
+)
 async def outlier_cells(
     request: Request,
     ctx: Ctx,
@@ -242,7 +263,12 @@ async def outlier_cells(
     return await _answer(request, ctx, format, f"outlier-cells-{last}", about, rows[:most], page)
 
 
-@router.get("/verification", summary="Weekly verification: pass rate and failing vehicles", responses=FORMATS)
+@router.get(
+    "/verification",
+    response_model=models.Verification,
+    summary="Weekly verification: pass rate and failing vehicles",
+    responses=FORMATS,
+)
 async def verification(
     request: Request,
     ctx: Ctx,

@@ -14,6 +14,7 @@ from schemas.statistics.cohorts import SCALARS, SPREADS
 from schemas.statistics.measures import CHECKS
 from schemas.statistics.metrics import METRICS
 from services.store.queries import Queries
+from services.web import fleet_models as models
 from tests.fleet.days import aggregated, at, car, changed, charge, episode, trip, vehicle_day
 from tests.web.conftest import client_of
 from tests.web.rows import NOW, insert, state
@@ -29,7 +30,18 @@ async def ask(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
     answer = await client.get(f"/v1/fleet/{path}")
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
+    for beginning, shape in SHAPES.items():
+        if path.startswith(beginning):
+            shape.model_validate(found)  # as OpenAPI says
+            break
     return found
+
+
+SHAPES = {
+    "metrics/": models.MetricAnswer, "metrics": models.Catalogue, "series": models.MetricAnswer,
+    "report/year": models.YearlyReport, "lists/clusters": models.ClusterList, "lists/": models.VehicleList,
+    "verification": models.Verification,
+}  # fmt: skip
 
 
 async def figures(client: httpx.AsyncClient, path: str, *by: str) -> dict[Any, dict[str, Any]]:
