@@ -524,6 +524,7 @@ async def run_statistics(settings: Settings, index: int, stop: asyncio.Event) ->
     from services.terminal import zone_of
 
     zone_of(settings)  # its mistake is told before anything is compiled
+    os.nice(5)  # on a busy machine frames go first
     report("ready", index=index)
     await _warm_statistics(index, stop)
     if stop.is_set():

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
+from psycopg.pq import ExecStatus
 
 from schemas.statistics.work import FAR_S, Carry, Checkpoint, Claim, Standing, Swap, Swapped, Window
 from services.database import AWAY, KEEPALIVE, session_options
@@ -87,11 +88,7 @@ class PostgresStatistics:
 
     @_guarded
     def telemetry(self, windows: Sequence[Window]) -> bytearray:
-        data = bytearray()
-        with self._connected().cursor() as cursor, cursor.copy(sql.READ, _window_columns(windows)) as copy:
-            for piece in copy:
-                data += piece
-        return data
+        return _copied(self._connected(), sql.READ, _window_columns(windows))
 
     @_guarded
     def logouts(self, windows: Sequence[Window]) -> NDArray[np.int64]:
@@ -189,6 +186,27 @@ class PostgresStatistics:
         self._connection = connection
         connection.execute(sql.TEMPORARY, prepare=False)
         return connection
+
+
+def _copied(connection: Connection, statement: psycopg.sql.Composed, values: Sequence[Any]) -> bytearray:
+    """Everything that a COPY TO STDOUT sends.
+
+    libpq hands it out row by row; psycopg's own loop takes 15 microseconds for each, which was half of a rebuild.
+    """
+    text = psycopg.ClientCursor(connection).mogrify(statement, values)
+    begun = connection.pgconn.exec_(text.encode())
+    if begun.status != ExecStatus.COPY_OUT:
+        raise psycopg.errors.error_from_result(begun)
+    data = bytearray()
+    while True:
+        size, piece = connection.pgconn.get_copy_data(0)
+        if size <= 0:
+            break
+        data += piece
+    while (result := connection.pgconn.get_result()) is not None:
+        if result.status != ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)
+    return data
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], n: int) -> list[list[Any]]:

@@ -34,14 +34,12 @@ _WINDOWS: Final = "unnest(%s::bigint[], %s::bigint[], %s::bigint[]{}) WITH ORDIN
 def _read() -> sql.Composed:
     names = sql.SQL(", ").join(sql.SQL("t.{}").format(sql.Identifier(name)) for name in COLUMNS[1:])
     plain = sql.SQL(", ").join(map(sql.Identifier, COLUMNS[1:]))
-    text = (  # noqa: S608 - columns of ours
-        "COPY (SELECT w.n - 1, {names} FROM "
-        + _WINDOWS.format(", %s::bigint[]", ", most")
-        + " CROSS JOIN LATERAL (SELECT {plain} FROM telemetry t WHERE t.vehicle_id = w.id"
+    return sql.SQL(
+        "COPY (SELECT w.n - 1, {names} FROM {windows}"
+        " CROSS JOIN LATERAL (SELECT {plain} FROM telemetry t WHERE t.vehicle_id = w.id"
         " AND t.time > to_timestamp(w.after) AND t.time <= to_timestamp(w.until)"
         " ORDER BY t.time, t.kind, t.part LIMIT w.most) t) TO STDOUT (FORMAT BINARY)"
-    )
-    return sql.SQL(text).format(names=names, plain=plain)
+    ).format(names=names, plain=plain, windows=sql.SQL(_WINDOWS.format(", %s::bigint[]", ", most")))
 
 
 READ: Final = _read()
