@@ -178,7 +178,7 @@ async def _timed(client: httpx.AsyncClient, paths: list[str], repeats: int) -> d
 # -- making ----------------------------------------------------------------------------------------------
 def _making(dsn: str, scale: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
     with psycopg.connect(dsn, autocommit=True) as db:
-        fleet_rows.vehicles(db, scale["day_vehicles"])
+        fleet_rows.vehicles(db, scale["day_vehicles"], scale["day_vehicles"] // 100)
         begun = time.monotonic()
         rows = fleet_rows.vehicle_days(db, scale["days"])
         progress(f"{rows:,} vehicle-days made in {time.monotonic() - begun:.0f} s")

@@ -32,8 +32,8 @@ def _run(db: psycopg.Connection[Any], text: str, **given: Any) -> int:
     return db.execute(text.encode(), given).rowcount
 
 
-def vehicles(db: psycopg.Connection[Any], count: int) -> None:
-    """``count`` vehicles in COHORTS combinations, joined over two years, one in a hundred retired, with a state."""
+def vehicles(db: psycopg.Connection[Any], count: int, combinations: int = COHORTS) -> None:
+    """``count`` vehicles in so many combinations, joined over two years, one in a hundred retired, with a state."""
     _run(db, """
         INSERT INTO models (model, manufacturer, category, powertrain, battery_kwh, battery_ah, chemistry,
                             battery_supplier, cells, probes, certified_kwh_per_100km)
@@ -48,7 +48,7 @@ def vehicles(db: psycopg.Connection[Any], count: int) -> None:
                (ARRAY['private', 'taxi', 'bus', 'logistics'])[1 + c / 25 %% 4]
         FROM (SELECT i, (i %% %(cohorts)s) AS c, timestamptz '2024-10-01 12:00+08' + i %% 700 * interval '1 day' AS t
               FROM generate_series(1, %(count)s) AS i) v
-    """, cohorts=COHORTS, count=count)  # fmt: skip
+    """, cohorts=combinations, count=count)  # fmt: skip
     _run(db, """
         INSERT INTO vehicle_state (vehicle_id, time, kind, part, received_at, edition, door, speed_kmh, vehicle_state,
                                    charge_state, alarm_level, longitude_deg, latitude_deg, location_valid, reports)

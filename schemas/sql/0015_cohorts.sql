@@ -144,7 +144,8 @@ CREATE TABLE cohort_spread (
     PRIMARY KEY (span, start, spread, cohort_id)
 );
 
--- The same joined for the whole fleet (dimension '') and for each value of one dimension: what is asked most.
+-- The same joined for the whole fleet (dimension ''), for each value of one dimension, and of weeks, months and years
+-- for each pair of values of two ('model,region'; values with chr(31) between): what is asked most.
 CREATE TABLE group_spread (
     span      "char" NOT NULL,
     start     date NOT NULL,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime
 from functools import partial
+from itertools import combinations
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -23,7 +24,7 @@ from schemas.statistics.windows import end_of
 from services.database import Connection, Line
 from services.errors import StoreUnavailable
 from services.store import cohort_statements as statements
-from services.store.fleet import EDITION
+from services.store.fleet import EDITION, PAIRED
 
 log = logging.getLogger(__name__)
 
@@ -249,9 +250,12 @@ def _shorter(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 async def join_groups(connection: Connection, span: str, start: date, spreads: list[int] | None = None) -> None:
-    """The period's distributions, or some of them, for the whole fleet and by each dimension."""
-    for dimension in ("", *DIMENSIONS):
-        value = EDITION if dimension == "edition" else f"f.{dimension}" if dimension else "''::text"
+    """The period's distributions, or some of them, for the whole fleet, by each dimension, and by pairs of them."""
+    most = 1 if span == DAY else PAIRED
+    for names in [names for size in range(most + 1) for names in combinations(DIMENSIONS, size)]:
+        values = (EDITION if name == "edition" else f"f.{name}" for name in names)
+        value = " || chr(31) || ".join(values) or "''::text"
+        dimension = ",".join(names)
         cursor = await connection.execute(
             statements.GROUPED.replace("{value}", value).encode(),
             {"span": span, "start": start, "spreads": spreads},

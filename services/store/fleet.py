@@ -14,7 +14,7 @@ from psycopg import sql
 
 from schemas.seams import Table
 from schemas.statistics import cohorts
-from schemas.statistics.cohorts import DIMENSIONS, SCALAR, SPREAD, STATES
+from schemas.statistics.cohorts import DAY, DIMENSIONS, SCALAR, SPREAD, STATES
 from schemas.statistics.sketch import counted
 from schemas.statistics.windows import Block, start_of
 from services.store.sessions_queries import Runs
@@ -30,6 +30,8 @@ _FILTERS: Final = {
 }
 
 
+PAIRED: Final = 2  # dimensions that distributions of weeks, months and years are joined by beforehand; days by one
+SEPARATOR: Final = sql.SQL("chr(31)")
 START: Final = "start"  # as a key besides the dimensions: figures period by period
 
 
@@ -237,30 +239,32 @@ class FleetQueries:
         self, blocks: Sequence[Block], names: Sequence[str], *, by: Sequence[str], filters: Mapping[str, Sequence[str]]
     ) -> Table:
         given = {**_given(blocks), "spreads": [SPREAD[name].id for name in names], **filters}
-        if len({*by, *filters} - {START}) <= 1:  # of one dimension or none: joined already
-            return await self._joined_spreads(given, by, filters)
+        of = [name for name in DIMENSIONS if name in by or name in filters]
+        if len(of) <= (1 if any(span == DAY for span, _ in blocks) else PAIRED):  # joined already
+            return await self._joined_spreads(given, of, by, filters)
         query = _SPREADS.format(
             keys=_keys(by), join=_JOIN, blocks=_BLOCKS, where=_where(filters), group=_group(by, "p.spread")
         )
         return await self._connections.run(query, given, binary=True)
 
     async def _joined_spreads(
-        self, given: Mapping[str, Any], by: Sequence[str], filters: Mapping[str, Sequence[str]]
+        self, given: Mapping[str, Any], of: Sequence[str], by: Sequence[str], filters: Mapping[str, Sequence[str]]
     ) -> Table:
-        dimension = next(iter({*by, *filters} - {START}), "")
-        columns = [sql.SQL("p.start") if name == START else sql.SQL("p.value") for name in by]
+        values = {
+            name: sql.SQL("split_part(p.value, {}, {})").format(SEPARATOR, sql.Literal(n))
+            for n, name in enumerate(of, 1)
+        }
+        columns = [sql.SQL("p.start") if name == START else values[name] for name in by]
+        names = zip(columns, by, strict=True)
         query = _JOINED_SPREADS.format(
-            keys=sql.Composed(
-                [
-                    sql.SQL("{} AS {}, ").format(column, sql.Identifier(name))
-                    for column, name in zip(columns, by, strict=True)
-                ]
-            ),
+            keys=sql.Composed([sql.SQL("{} AS {}, ").format(column, sql.Identifier(name)) for column, name in names]),
             blocks=_BLOCKS,
-            where=sql.SQL("AND p.value = ANY({})").format(sql.Placeholder(dimension)) if filters else sql.SQL(""),
+            where=sql.Composed(
+                [sql.SQL("AND {} = ANY({}) ").format(values[name], sql.Placeholder(name)) for name in filters]
+            ),
             group=sql.SQL("GROUP BY ") + sql.SQL(", ").join([*columns, sql.SQL("p.spread")]),
         )
-        return await self._connections.run(query, {**given, "dimension": dimension}, binary=True)
+        return await self._connections.run(query, {**given, "dimension": ",".join(of)}, binary=True)
 
     async def fleet_access(
         self, first: date, last: date, *, by: Sequence[str], filters: Mapping[str, Sequence[str]]

@@ -205,6 +205,26 @@ async def test_trips(db: psycopg.Connection[Any], dsn: str, client: httpx.AsyncC
     assert [a3[name]["value"] for name in ("active", "with_trip", "with_charge")] == [2, 2, 0]
 
 
+async def test_joined_beforehand_or_when_asked(
+    db: psycopg.Connection[Any], dsn: str, client: httpx.AsyncClient
+) -> None:
+    """Distributions by up to two dimensions are kept joined; by three they are joined from cohorts: no difference."""
+    one, two, bus, stray = fleet(db)
+    for n, vehicle_id in enumerate((one, two, bus, stray)):
+        for k in range(1, 6):
+            vehicle_day(db, vehicle_id, day(k), distance_km=10 * k + n, edition=(16, 25)[k % 2])
+            trip(db, vehicle_id, at(day(k)), 10 * k, distance_km=10 * k + n, moving_s=60)
+    await aggregated(dsn, NOW)
+    every = "usage=taxi,bus,unknown"
+    for by in ("model", "model,edition", "region,fleet"):
+        for window in ("at=2026-10", "window=week&at=2026-10-01", "window=day&at=2026-10-02"):
+            kept = (await ask(client, f"metrics/U3?{window}&by={by}"))["figures"]
+            asked = (await ask(client, f"metrics/U3?{window}&by={by}&{every}&chemistry=NCM,LFP,unknown"))["figures"]
+            assert kept == asked
+            assert len(kept) >= 3 * 7
+    assert (await figures(client, f"metrics/U3?at=2026-10&model=EX1&{every}"))["trips"]["value"] == 10
+
+
 async def test_charges(db: psycopg.Connection[Any], dsn: str, client: httpx.AsyncClient) -> None:
     one, two, _, stray = fleet(db)
     for vehicle_id in (one, two, stray):
