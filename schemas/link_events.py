@@ -28,6 +28,7 @@ class Event(StrEnum):
     CLOSED = "closed"  # ended, by either side
     WILL = "will"  # an MQTT client vanished and had left a will: it is offline
     ERROR = "error"  # frames were answered with an error, or kept as dead letters where there is no such answer
+    LIMITED = "limited"  # sends faster than a vehicle may: its socket is not read for a while, nothing is lost
     ACTIVATION = "activation"  # a terminal asked to be activated (0x09), cause = how it was answered
 
 
@@ -47,6 +48,14 @@ CAUSES: Final[dict[str, str]] = {
     "timeout": "silent for too long",
     "no_login": "no CONNECT or login in time",
     "memory": "too many incomplete packets were held",
+    "address_limit": "its address has all the connections that it may have (gateway.limits.connections_per_address_max)",
+    "connect_rate": "its address connects too often (gateway.limits.connects_per_address_per_s_max)",
+    "handshake": "the TLS handshake failed or was not complete in time (gateway.limits.handshake_timeout_s)",
+    "slow_sender": "a packet or frame was not whole in time (gateway.limits.packet_timeout_s)",
+    "answers_unread": "the peer did not take its answers (gateway.limits.answer_timeout_s)",
+    "bytes_per_s": "more bytes per second than a vehicle may send (gateway.limits.bytes_per_s_max)",
+    "frames_per_s": "more frames per second than a vehicle may send (gateway.limits.frames_per_s_max)",
+    "refused_in_a_row": "nothing but refused frames for too long (gateway.limits.refused_bytes_max)",
     "taken_over": "the same VIN connected anew",
     "logout": "logged out before",
     "peer": "the vehicle or the network ended the connection",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client import multiprocess as _multiprocess
@@ -49,6 +50,17 @@ IN_FLIGHT_BYTES = Gauge(
     "Bytes received and not yet durable. Near gateway.limits.in_flight_bytes_max: sockets are being held back.",
     multiprocess_mode="livesum",
 )
+LIMITS_REACHED = Counter(
+    "nevstream_gateway_limits_reached_total",
+    "Times a limit of [gateway.limits] acted, by door and setting. What happens then: see the setting's description.",
+    ["door", "limit"],
+)
+ACCEPTING = Gauge(
+    "nevstream_gateway_accepting",
+    "Gateway processes that take new connections, by listener. 0: stopped, draining, or out of file descriptors.",
+    ["listener"],
+    multiprocess_mode="livesum",
+)
 READING_PAUSED = Gauge(
     "nevstream_gateway_reading_paused",
     "Gateway processes that have stopped reading sockets because the journal is away or slow.",
@@ -71,6 +83,19 @@ LINK_EVENTS_DROPPED = Counter(
     "nevstream_gateway_link_events_dropped_total",
     "Events of connections beyond gateway.link_events_per_s_max: counted, not kept. Rising: what connects so often?",
 )
+# -- lag -------------------------------------------------------------------------------------------
+LAG = Gauge(
+    "nevstream_lag_seconds",
+    "Age of the oldest frame that waits, by stage (gateway: for the journal; pipeline: to become a row) and cause: the "
+    "one cause that holds now has the age, the others are 0. working: it is on its way. journal_away, store_away: "
+    "look at PostgreSQL. journal_slow, store_slow: its disk. in_flight: more arrives than the journal takes.",
+    ["stage", "cause"],
+    multiprocess_mode="livemax",
+)
+LAG_CAUSES: Final = {
+    "gateway": ("working", "journal_slow", "journal_away", "in_flight"),
+    "pipeline": ("working", "store_slow", "store_away", "journal_away", "positions_moved"),
+}
 # -- journal ---------------------------------------------------------------------------------------
 APPEND_SECONDS = Histogram(
     "nevstream_journal_append_seconds",
@@ -196,6 +221,22 @@ def exposition() -> bytes:
     """The metrics of all processes that share ``PROMETHEUS_MULTIPROC_DIR``, or of this one."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return generate_latest(_multiprocess_registry(directory) if directory else REGISTRY)
+
+
+def show_lag(stage: str, seconds: float, cause: str) -> None:
+    """Say how long the oldest frame of ``stage`` has waited (0: none waits), and for what (a name of LAG_CAUSES)."""
+    for name in LAG_CAUSES[stage]:
+        LAG.labels(stage, name).set(seconds if name == cause else 0.0)
+
+
+def samples() -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Name of each sample → (labels, value), over all processes that share ``PROMETHEUS_MULTIPROC_DIR``."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in (_multiprocess_registry(directory) if directory else REGISTRY).collect():
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((dict(sample.labels), sample.value))
+    return found
 
 
 def totals(directory: Path) -> dict[str, float]:

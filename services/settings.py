@@ -12,11 +12,12 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from schemas.gbt32960.scheme import (
     SM2_ID,
@@ -29,6 +30,7 @@ from schemas.gbt32960.scheme import (
     Sm2Form,
     UnitPadding,
 )
+from schemas.mqtt.topics import BMS, json_uplink, uplink
 from schemas.samples.split import Limits as SampleLimits
 from services.errors import SettingsError
 
@@ -69,6 +71,18 @@ class ClientCertificate(StrEnum):
 class TlsVersion(StrEnum):
     V12 = "1.2"
     V13 = "1.3"
+
+
+class BridgeCodec(StrEnum):
+    GBT32960 = "gbt32960"
+    TELEMETRY = "telemetry"
+    BMS = "bms"
+
+
+class BridgeVersion(StrEnum):
+    AUTO = "auto"
+    V5 = "5"
+    V311 = "3.1.1"
 
 
 class Login(StrEnum):
@@ -153,6 +167,74 @@ class Limits(Section):
         300.0, gt=0, description="A GB/T connection that is silent this long is closed; MQTT uses 1.5 x keep-alive."
     )
     first_packet_timeout_s: float = Field(10.0, gt=0, description="CONNECT or login must arrive within this time.")
+    packet_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="A packet or frame that has begun must be whole within this time, however its bytes trickle; else the "
+        "connection is closed. Time in which the gateway does not read does not count.",
+    )
+    answer_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        description="A peer that does not take its answers is not read; one that has taken none for this long is closed.",
+    )
+    handshake_timeout_s: float = Field(10.0, gt=0, description="A TLS handshake must be complete within this time.")
+    handshakes_max: int = Field(
+        1000,
+        ge=1,
+        description="TLS handshakes under way at once, per process. At the limit new ones wait in the kernel's queue, and "
+        "the oldest is closed once it has taken more than 2 s.",
+    )
+    connections_per_address_max: int = Field(
+        30_000,
+        ge=0,
+        description="Open connections from one address (of IPv6: one /64), per process; more are refused. 0: no limit. "
+        "Many vehicles share an address behind a carrier's NAT, all of them behind a load balancer.",
+    )
+    connects_per_address_per_s_max: int = Field(
+        500,
+        ge=0,
+        description="New connections per second from one address (of IPv6: one /64), 20 seconds' worth at once; more are "
+        "refused. 0: no limit.",
+    )
+    connects_per_s_max: int = Field(
+        2000,
+        ge=0,
+        description="New connections per second and process. More are not refused: they wait in the kernel's queue. "
+        "0: no limit.",
+    )
+    unlimited_addresses: tuple[...] = Field(
+        (),
+        description="Addresses or networks that the limits per address do not count: load balancers, platforms.",
+        examples=["10.0.0.0/8"],
+    )
+    bytes_per_s_max: int = Field(
+        2 * 1024 * 1024,
+        ge=0,
+        description="Bytes per second of one vehicle, 5 seconds' worth at once. Beyond it its socket is not read for a "
+        "while: nothing is lost, its sender slows down. 0: no limit. Platform links have none.",
+    )
+    frames_per_s_max: int = Field(
+        2000,
+        ge=0,
+        description="Frames and other packets per second of one vehicle; as bytes_per_s_max.",
+    )
+    refused_bytes_max: int = Field(
+        1024 * 1024,
+        ge=65_556,
+        description="Bytes of refused frames and garbage in a row, without a good frame between, after which a connection "
+        "is closed; a sixteenth of it before it has said who it is.",
+    )
+
+    @field_validator("unlimited_addresses")
+    @classmethod
+    def _are_networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for one in given:
+            try:
+                ip_network(one)
+            except ValueError as error:
+                raise ValueError(f"{one!r} is not an address or network such as 10.0.0.0/8 ({error})") from None
+        return given
 
 
 class Tls(Section):
@@ -255,6 +337,118 @@ class Commands(Section):
     age_max_days: int = Field(90, ge=1, description="Commands that ended and are older are dropped.")
 
 
+class Bridge(Section):
+    """nevstream as a client of a broker that vehicles publish to already."""
+
+    url: str = Field(
+        "",
+        description="The broker, as mqtt://HOST[:1883] or mqtts://HOST[:8883] (TLS). Empty: no bridge.",
+    )
+    username: str = Field("", description="User name at the broker. Empty: none is sent.")
+    password: SecretStr = Field(SecretStr(""), description="Password at the broker. Empty: password_file.")
+    password_file: str = Field(
+        "", description="File that holds the password; read at every connection, so it can be changed at any time."
+    )
+    client_id: str = Field(
+        "nevstream",
+        pattern=r"^[0-9A-Za-z_.-]{1,100}$",
+        description="Prefix of the client identifiers; -PROCESS-CONNECTION is added. The broker keeps what could not be "
+        "delivered under it: keep it over restarts, and give each machine its own.",
+    )
+    connections: int = Field(
+        1, ge=1, le=64, description="Connections per gateway process. More than one needs MQTT 5 and share."
+    )
+    share: str = Field(
+        "nevstream",
+        pattern=r"^[^/+#]{0,100}$",
+        description="Group of the shared subscription ($share/GROUP/...): each message goes to one of its members. "
+        "Empty, or a broker that speaks 3.1.1 only: one connection of the first process subscribes.",
+    )
+    topics: Mapping[str, BridgeCodec] = Field(
+        default_factory=lambda: {
+            uplink("{vin}"): BridgeCodec.GBT32960,
+            json_uplink("{vin}"): BridgeCodec.TELEMETRY,
+            json_uplink("{vin}", BMS): BridgeCodec.BMS,
+        },
+        min_length=1,
+        max_length=16,
+        description="What to subscribe to, and how payloads are read: topic = gbt32960, telemetry or bms. {vin} is the "
+        "level that names the vehicle; + and # stand for others.",
+    )
+    qos: int = Field(1, ge=0, le=2, description="QoS of the subscription. At 0 what is sent while we are away is lost.")
+    version: BridgeVersion = Field(
+        BridgeVersion.AUTO, description="MQTT version. auto: 5, and 3.1.1 when the broker does not speak it."
+    )
+    session_expiry_s: int = Field(
+        86_400, ge=0, le=0xFFFF_FFFF, description="How long the broker is asked to keep messages while we are away (5)."
+    )
+    receive_maximum: int = Field(
+        2000, ge=1, le=65535, description="Messages that a connection may have un-acknowledged (MQTT 5)."
+    )
+    keep_alive_s: int = Field(60, ge=2, le=65535, description="A broker that is silent 1.5 times as long is given up.")
+    connect_timeout_s: float = Field(10.0, gt=0, description="Connection, TLS and CONNACK must each come within it.")
+    retry_first_s: float = Field(0.5, gt=0, description="Pause after a lost connection; it doubles, and jitters.")
+    retry_max_s: float = Field(60.0, gt=0, description="The longest pause between two attempts.")
+    ca_file: str = Field(
+        "", description="Authorities that the broker's certificate is from, PEM. Empty: those the system believes."
+    )
+    cert_file: str = Field("", description="Certificate to show to the broker, PEM. Empty: none.")
+    key_file: str = Field("", description="Its private key, PEM, not encrypted. Empty: in cert_file as well.")
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self.url)
+
+    @property
+    def tls(self) -> bool:
+        return urlsplit(self.url).scheme == "mqtts"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the broker."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or (8883 if self.tls else 1883)
+
+    @field_validator("url")
+    @classmethod
+    def _names_a_broker(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("mqtt", "mqtts") and parts.hostname and (parts.port is None or parts.port > 0)
+        except ValueError:
+            good = False
+        if url and not good:
+            raise ValueError("give mqtt://HOST:PORT or mqtts://HOST:PORT")
+        if url and (parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment):
+            raise ValueError("give host and port alone; user name and password are settings of their own")
+        return url
+
+    @field_validator("topics")
+    @classmethod
+    def _name_vehicles(cls, topics: Mapping[str, BridgeCodec]) -> Mapping[str, BridgeCodec]:
+        for topic in topics:
+            levels = topic.split("/")
+            if levels.count("{vin}") != 1:
+                raise ValueError(f"{topic!r}: one level must be {{vin}}, as in fleet/{{vin}}/up")
+            if "#" in levels[:-1] or any(len(one) > 1 and set(one) & set("+#\0") for one in levels):
+                raise ValueError(f"{topic!r}: + and # stand for whole levels, # for the last ones only")
+            if topic.startswith("$"):
+                raise ValueError(f"{topic!r}: give the topic without $share, the group is gateway.bridge.share")
+            if len(topic.encode()) > 1000:
+                raise ValueError(f"{topic[:40]!r}...: longer than 1000 bytes")
+        return topics
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Bridge:
+        if (self.password.get_secret_value() or self.password_file) and not self.username:
+            raise ValueError("a password without username")
+        if (self.ca_file or self.cert_file) and self.url and not self.tls:
+            raise ValueError("certificates are for mqtts://, the url is mqtt://")
+        if self.key_file and not self.cert_file:
+            raise ValueError("key_file without cert_file")
+        return self
+
+
 class Gateway(Section):
     processes: int = Field(1, ge=1, le=64, description="Gateway processes sharing the ports (SO_REUSEPORT).")
     registry: Registry = Field(
@@ -269,6 +463,10 @@ class Gateway(Section):
     )
     mqtt: MqttDoor = Field(default_factory=lambda: MqttDoor(), description="")
     gbt32960: GbtDoor = Field(default_factory=lambda: GbtDoor(), description="")
+    bridge: Bridge = Field(
+        default_factory=lambda: Bridge(),
+        description="A broker that vehicles publish to already: nevstream takes their frames from there.",
+    )
     commands: Commands = Field(default_factory=lambda: Commands(), description="")
     limits: Limits = Field(default_factory=lambda: Limits(), description="")
 
@@ -386,6 +584,9 @@ class Web(Section):
     port: Port = Field(8080, description="TCP port of the HTTP API.")
     tls: Tls = Field(default_factory=lambda: Tls(), description="HTTPS on web.port, instead of HTTP.")
     rows_max: int = Field(10_000, ge=1, description="Most rows in one page of telemetry.")
+    ready_lag_max_s: float = Field(
+        300.0, gt=0, description="`/readyz` says no while a frame has waited longer than this to become a row."
+    )
     allow_changes: bool = Field(
         True,
         description="Take requests that change something (requeue a dead letter). Only from this machine: the API has "
@@ -629,7 +830,7 @@ class Settings(Section):
             raise SettingsError(f"these settings are wrong (`nevstream config` shows every one):\n{lines}") from None
 
 
-_SECRET_OPTIONS = {"dsn", "platform_users", "master_key", "webhooks"}
+_SECRET_OPTIONS = {"dsn", "platform_users", "master_key", "webhooks", "password", "bridge"}
 
 
 def _mistake(error: Mapping[str, Any]) -> str:
@@ -712,7 +913,8 @@ def sample() -> str:
             if default is None:
                 lines.append(f"#{name} = {_toml((info.examples or [''])[0])}")
             elif isinstance(default, Mapping):
-                lines.append(f"#{name} = {{}}")
+                pairs = ", ".join(f"{_toml(key)} = {_toml(value)}" for key, value in default.items())
+                lines.append(f"#{name} = {{ {pairs} }}" if pairs else f"#{name} = {{}}")
             elif isinstance(default, tuple):
                 lines.append(f"#{name} = [{', '.join(map(_toml, default))}]")
             else:
