@@ -48,7 +48,7 @@ CAUSES: Final[dict[str, str]] = {
     "timeout": "silent for too long",
     "no_login": "no CONNECT or login in time",
     "memory": "too many incomplete packets were held",
-    "address_limit": "its address has all the connections that it may have (gateway.limits.connections_per_address_max)",
+    "address_limit": "its address has all the connections that it may (gateway.limits.connections_per_address_max)",
     "connect_rate": "its address connects too often (gateway.limits.connects_per_address_per_s_max)",
     "handshake": "the TLS handshake failed or was not complete in time (gateway.limits.handshake_timeout_s)",
     "slow_sender": "a packet or frame was not whole in time (gateway.limits.packet_timeout_s)",

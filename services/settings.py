@@ -170,20 +170,20 @@ class Limits(Section):
     packet_timeout_s: float = Field(
         60.0,
         gt=0,
-        description="A packet or frame that has begun must be whole within this time, however its bytes trickle; else the "
-        "connection is closed. Time in which the gateway does not read does not count.",
+        description="A packet or frame that has begun must be whole within this time, however its bytes trickle; else "
+        "the connection is closed. Time in which the gateway does not read does not count.",
     )
     answer_timeout_s: float = Field(
         120.0,
         gt=0,
-        description="A peer that does not take its answers is not read; one that has taken none for this long is closed.",
+        description="A peer that does not take its answers is not read; after this long without, it is closed.",
     )
     handshake_timeout_s: float = Field(10.0, gt=0, description="A TLS handshake must be complete within this time.")
     handshakes_max: int = Field(
         1000,
         ge=1,
-        description="TLS handshakes under way at once, per process. At the limit new ones wait in the kernel's queue, and "
-        "the oldest is closed once it has taken more than 2 s.",
+        description="TLS handshakes under way at once, per process. At the limit new ones wait in the kernel's queue, "
+        "and the oldest is closed once it has taken more than 2 s.",
     )
     connections_per_address_max: int = Field(
         30_000,
@@ -194,8 +194,8 @@ class Limits(Section):
     connects_per_address_per_s_max: int = Field(
         500,
         ge=0,
-        description="New connections per second from one address (of IPv6: one /64), 20 seconds' worth at once; more are "
-        "refused. 0: no limit.",
+        description="New connections per second from one address (of IPv6: one /64), 20 seconds' worth at once; more "
+        "are refused. 0: no limit.",
     )
     connects_per_s_max: int = Field(
         2000,
@@ -203,7 +203,7 @@ class Limits(Section):
         description="New connections per second and process. More are not refused: they wait in the kernel's queue. "
         "0: no limit.",
     )
-    unlimited_addresses: tuple[...] = Field(
+    unlimited_addresses: tuple[str, ...] = Field(
         (),
         description="Addresses or networks that the limits per address do not count: load balancers, platforms.",
         examples=["10.0.0.0/8"],
@@ -222,8 +222,8 @@ class Limits(Section):
     refused_bytes_max: int = Field(
         1024 * 1024,
         ge=65_556,
-        description="Bytes of refused frames and garbage in a row, without a good frame between, after which a connection "
-        "is closed; a sixteenth of it before it has said who it is.",
+        description="Bytes of refused frames and garbage in a row, without a good frame between, after which a "
+        "connection is closed; a sixteenth of it before it has said who it is.",
     )
 
     @field_validator("unlimited_addresses")

@@ -64,6 +64,7 @@ class Code(IntEnum):
     TOPIC_FILTER_INVALID = 0x8F
     TOPIC_NAME_INVALID = 0x90
     PACKET_IDENTIFIER_IN_USE = 0x91
+    PACKET_IDENTIFIER_NOT_FOUND = 0x92
     RECEIVE_MAXIMUM_EXCEEDED = 0x93
     TOPIC_ALIAS_INVALID = 0x94
     PACKET_TOO_LARGE = 0x95
@@ -75,6 +76,7 @@ class Code(IntEnum):
     QOS_NOT_SUPPORTED = 0x9B
     USE_ANOTHER_SERVER = 0x9C
     SHARED_SUBSCRIPTIONS_NOT_SUPPORTED = 0x9E
+    CONNECTION_RATE_EXCEEDED = 0x9F
     SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED = 0xA1
     WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED = 0xA2
 
@@ -86,6 +88,8 @@ CONNACK_311: Final[Mapping[int, int]] = {
     Code.CLIENT_IDENTIFIER_NOT_VALID: 2,
     Code.SERVER_UNAVAILABLE: 3,
     Code.SERVER_BUSY: 3,
+    Code.QUOTA_EXCEEDED: 3,
+    Code.CONNECTION_RATE_EXCEEDED: 3,
     Code.SERVER_SHUTTING_DOWN: 3,
     Code.BAD_USER_NAME_OR_PASSWORD: 4,
     Code.NOT_AUTHORIZED: 5,
@@ -106,7 +110,8 @@ PROPERTIES: Final[Mapping[int, tuple[str, str, tuple[int, ...]]]] = {
     0x03: ("content_type", "string", (_P.PUBLISH, WILL)),
     0x08: ("response_topic", "string", (_P.PUBLISH, WILL)),
     0x09: ("correlation_data", "binary", (_P.PUBLISH, WILL)),
-    0x0B: ("subscription_identifier", "varint", (_P.PUBLISH, _P.SUBSCRIBE)),
+    # of a PUBLISH, too, but only from a server that offers them: this one does not, and no client of ours asks for any
+    0x0B: ("subscription_identifier", "varint", (_P.SUBSCRIBE,)),
     0x11: ("session_expiry_interval", "u32", (_P.CONNECT, _P.CONNACK, _P.DISCONNECT)),
     0x12: ("assigned_client_identifier", "string", (_P.CONNACK,)),
     0x13: ("server_keep_alive", "u16", (_P.CONNACK,)),
@@ -261,6 +266,9 @@ class Reader:
                 raise MqttError(Code.PROTOCOL_ERROR, f"property {name} comes twice, again at byte {begin}")
             if (name in _BOOLEANS and value > 1) or (name in _NOT_ZERO and value == 0):
                 raise MqttError(Code.PROTOCOL_ERROR, f"property {name} at byte {begin} may not be {value}")
+            if name == "response_topic" and (not value or "+" in value or "#" in value):
+                text = f"property {name} at byte {begin} is not a topic name: {value!r}"  # clause 3.3.2.3.5
+                raise MqttError(Code.PROTOCOL_ERROR, text)
             found[name] = value
         self.end = outer
         return found
