@@ -14,6 +14,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -71,6 +72,7 @@ class Vehicle(asyncio.BufferedProtocol):
         self.window = settings.window  # the platform may ask for less
         self.idle_s = settings.idle_s
         self.last_write = 0.0
+        self.now: Callable[[], float] = time.time  # what the vehicle's own clock says, for logins and logouts
         self._buffer = memoryview(buffer)  # shared: a read is consumed before the next one begins
         self._segments: deque[Segment] = deque()  # not yet answered in full
         self._early: set[int] = set()  # answered beyond the first un-answered one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from schemas.gbt32960.commands import EDITION_OF_MARK, Ack, Command, Encryption
@@ -47,11 +46,11 @@ class GbtVehicle(Vehicle):
         # one subsystem, one pack; 2016: codes of 24 bytes, 2025: one pack in the one management system
         counts = b"\x01\x18" if self.edition == 16 else b"\x01\x01"
         code = f"NEVSIM{self.index:018d}".encode("ascii")
-        unit = time_bytes(int(time.time())) + self.serial.to_bytes(2, "big") + iccid + counts + code
+        unit = time_bytes(int(self.now())) + self.serial.to_bytes(2, "big") + iccid + counts + code
         return self._frame(Command.LOGIN, unit)
 
     def _farewell(self) -> bytes:
-        return self._frame(Command.LOGOUT, time_bytes(int(time.time())) + self.serial.to_bytes(2, "big"))
+        return self._frame(Command.LOGOUT, time_bytes(int(self.now())) + self.serial.to_bytes(2, "big"))
 
     def _beat(self) -> bytes:
         return self._frame(Command.HEARTBEAT, b"")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -209,11 +210,19 @@ class Simulation:
         line, buffer = self.settings.line, bytearray(READ_BYTES)
         for v, vin in enumerate(fleet.vins):
             if speech[v] == wire.GBT_TCP:
-                yield GbtVehicle(v, vin, line, self.stats, buffer, fleet.edition(v))
+                made = GbtVehicle(v, vin, line, self.stats, buffer, fleet.edition(v))
+                if self.settings.start_s is not None:
+                    made.now = partial(self._data_now, made)
+                yield made
             elif self.settings.client == "aiomqtt":
                 yield AiomqttVehicle(v, vin, line, self.stats, 5 if speech[v] == wire.MQTT_5 else 4)
             else:
                 yield MqttVehicle(v, vin, line, self.stats, buffer, 5 if speech[v] == wire.MQTT_5 else 4)
+
+    def _data_now(self, vehicle: Vehicle) -> float:
+        """The data clock of a vehicle whose time was given: the second after its last report."""
+        first_s = self._start_s + int(self._phase_s[vehicle.index])
+        return first_s + max(vehicle.reported - 1, 0) * self.settings.period_s + (vehicle.reported > 0)
 
     @property
     def vins(self) -> list[str]:

@@ -33,6 +33,7 @@ class FakePlatform:
     received: list[Received] = field(default_factory=list)
     logins: list[bytes] = field(default_factory=list)
     logouts: int = 0
+    farewells: list[bytes] = field(default_factory=list)  # logout frames
     beats: int = 0
     connections: int = 0
     mqtt_port: int = 0
@@ -142,6 +143,7 @@ class FakePlatform:
                     self.logins.append(frame)
                 elif command == Command.LOGOUT:
                     self.logouts += 1
+                    self.farewells.append(frame)
                 elif command == Command.HEARTBEAT:
                     self.beats += 1
                 else:

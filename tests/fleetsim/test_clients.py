@@ -56,6 +56,16 @@ async def test_every_report_is_sent_once_and_answered() -> None:
     assert result.ack_p50_ms is not None
 
 
+async def test_a_vehicle_whose_days_are_given_logs_in_and_out_on_them() -> None:
+    async with FakePlatform() as platform:
+        await run(platform, mqtt_share=0.0, vehicles=3)
+    # three vehicles share the ten seconds of a period: 0, 3, 6
+    firsts = {time_bytes(START_S + phase) for phase in (0, 3, 6)}
+    lasts = {time_bytes(START_S + phase + 19 * 10 + 1) for phase in (0, 3, 6)}
+    assert {frame[24:30] for frame in platform.logins} == firsts
+    assert {frame[24:30] for frame in platform.farewells} == lasts
+
+
 @pytest.mark.parametrize("pieces", [1, 5, 33])
 async def test_answers_cut_into_pieces(pieces: int) -> None:
     async with FakePlatform(pieces=pieces) as platform:
