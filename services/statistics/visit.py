@@ -111,11 +111,13 @@ class _Vehicle:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a visit comes to.  records: how many were folded · unfinished: vehicles that are to be visited again."""
+    """What a visit comes to.  records: how many were folded · unfinished: vehicles that are to be visited again ·
+    rebuilt: vehicles that were begun from their first row, perhaps because they are of another model now."""
 
     swap: Swap
     records: int
     unfinished: int
+    rebuilt: list[int]
 
 
 class Visitor:
@@ -136,10 +138,11 @@ class Visitor:
     def visit(self, dirty: dict[int, list[tuple[int, int]]]) -> Outcome:
         """Bring these vehicles up to date: vehicle → spans of seconds [from, to] in which something has changed."""
         vehicles = self._planned(dirty)
+        rebuilt = [v.vehicle_id for v in vehicles if v.first_day == 0]
         self._records = 0
         while (active := [v for v in vehicles if not v.finished]) and self._gathered(vehicles) < self._bounds.days_max:
             self._round(active)
-        return Outcome(self._swap(vehicles), self._records, sum(not v.finished for v in vehicles))
+        return Outcome(self._swap(vehicles), self._records, sum(not v.finished for v in vehicles), rebuilt)
 
     # -- where each vehicle begins ---------------------------------------------------------------------
 

@@ -145,6 +145,7 @@ class Statistics:
             chunk = {vehicle: dirty[vehicle] for vehicle in vehicles[at : at + _CHUNK]}
             with metrics.STATISTICS_SECONDS.labels("fold").time():
                 outcome = self._visitor.visit(chunk)
+            judge += outcome.rebuilt
             if at + _CHUNK >= len(vehicles):
                 outcome.swap.done, outcome.swap.judge = claim.change_ids, judge
             with metrics.STATISTICS_SECONDS.labels("swap").time():
