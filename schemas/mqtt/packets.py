@@ -34,6 +34,7 @@ from schemas.mqtt.wire import (
 
 PINGREQ: Final = b"\xc0\x00"
 PINGRESP: Final = b"\xd0\x00"
+SHARE: Final = "$share/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +269,7 @@ def encode_puback(packet_id: int, code: int = Code.SUCCESS, version: int = V311)
 
 
 def parse_puback(body: bytes, version: int) -> Acknowledgement:
-    """PUBACK as a client reads it; PUBREC, PUBREL and PUBCOMP have the same shape."""
+    """PUBACK; PUBREC, PUBREL and PUBCOMP have the same shape."""
     reader = Reader(body)
     packet_id = reader.unsigned(2, "packet identifier")
     code = reader.unsigned(1, "reason code") if version == V5 and reader.left else Code.SUCCESS
@@ -293,12 +294,29 @@ def parse_subscribe(body: bytes, version: int) -> Subscribe:
         topic_filter = reader.string("topic filter")
         options = reader.unsigned(1, "subscription options")
         reserved = options & (0xC0 if version == V5 else 0xFC)
-        if options & 3 == 3 or reserved or (version == V5 and options >> 4 & 3 == 3):
+        if reserved or (version == V311 and options & 3 == 3):
             raise malformed(f"subscription options 0x{options:02X} (clause 3.8.3.1)")
+        if options & 3 == 3 or options >> 4 & 3 == 3:
+            text = f"subscription options 0x{options:02X}: QoS 3, or retain handling 3 (clause 3.8.3.1)"
+            raise MqttError(Code.PROTOCOL_ERROR, text)
+        check_filter(topic_filter, version)
+        if version == V5 and options & 4 and topic_filter.startswith(SHARE):
+            raise MqttError(Code.PROTOCOL_ERROR, "no local on a shared subscription (clause 3.8.3.1)")
         filters.append((topic_filter, options))
     if not filters:
         raise MqttError(Code.PROTOCOL_ERROR, "SUBSCRIBE without a topic filter (clause 3.8.3)")
     return Subscribe(packet_id, tuple(filters), found)
+
+
+def check_filter(topic_filter: str, version: int) -> None:
+    """Raise for what is no topic filter (clause 4.7): "#" not at the end, a wildcard that shares its level, nothing."""
+    levels = topic_filter.split("/")
+    if version == V5 and topic_filter.startswith(SHARE):
+        if len(levels) < 3 or not levels[1] or "+" in levels[1] or "#" in levels[1] or levels[2:] == [""]:
+            raise malformed(f"topic filter {topic_filter!r} is not $share/name/filter (clause 4.8.2)")
+        levels = levels[2:]
+    if not topic_filter or "#" in levels[:-1] or any(len(one) > 1 and ("+" in one or "#" in one) for one in levels):
+        raise malformed(f"topic filter {topic_filter!r} is empty or has a wildcard out of place (clause 4.7)")
 
 
 def encode_suback(packet_id: int, codes: Sequence[int], version: int = V311) -> bytes:
@@ -327,6 +345,7 @@ def parse_unsubscribe(body: bytes, version: int) -> Unsubscribe:
     filters = []
     while reader.left:
         filters.append(reader.string("topic filter"))
+        check_filter(filters[-1], version)
     if not filters:
         raise MqttError(Code.PROTOCOL_ERROR, "UNSUBSCRIBE without a topic filter (clause 3.10.3)")
     return Unsubscribe(packet_id, tuple(filters), found)

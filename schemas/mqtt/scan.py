@@ -183,8 +183,6 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
             kind = 6
         elif number == 0x09:
             kind = 7
-        elif number == 0x0B:
-            kind = 5
         elif number == 0x23:
             kind = 2
         elif number == 0x26:
@@ -201,6 +199,8 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
                 kind = 6
             elif number == 0x16:
                 kind = 7
+            elif number == 0x0B:
+                kind = 5
             else:
                 return _MALFORMED_PACKET, 0, 0
         value = 1
@@ -223,8 +223,12 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
                 at += 2
                 if at + size > end:
                     return _MALFORMED_PACKET, 0, 0
-                if kind != 7 and _text_status(data, at, at + size) == 2:
-                    return _MALFORMED_PACKET, 0, 0
+                if kind != 7:
+                    text = _text_status(data, at, at + size)
+                    if text == 2:
+                        return _MALFORMED_PACKET, 0, 0
+                    if number == 0x08 and (text == 1 or size == 0):
+                        value = 0  # no topic name
                 at += size
         if not here:
             return _PROTOCOL_ERROR, 0, 0
@@ -233,7 +237,7 @@ def _publish_properties(data: U8, at: int, end: int) -> tuple[int, int, int]:
         if seen >> number & 1:
             return _PROTOCOL_ERROR, 0, 0
         seen |= _i64(1) << number
-        if (number == 0x01 and value > 1) or ((number == 0x23 or number == 0x0B) and value == 0):
+        if (number == 0x01 and value > 1) or ((number == 0x23 or number == 0x08) and value == 0):
             return _PROTOCOL_ERROR, 0, 0
         if number == 0x23:
             alias = value

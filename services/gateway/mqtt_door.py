@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from schemas.mqtt.packets import (
     encode_publish,
     encode_suback,
     encode_unsuback,
+    packet,
     parse_connect,
     parse_disconnect,
     parse_puback,
@@ -78,6 +80,13 @@ _VIOLATIONS: Final = {
 }
 
 
+def _identifiers(last: int) -> Iterator[int]:
+    """Packet identifiers behind ``last``, round and round."""
+    while True:
+        last = last % 0xFFFF + 1
+        yield last
+
+
 @dataclass(slots=True)
 class Session:
     """What a connected client asked for in its CONNECT and since."""
@@ -85,8 +94,11 @@ class Session:
     version: int
     will: Will | None
     packet_bytes_max: int
+    receive_maximum: int = 0xFFFF  # commands at QoS 1 that the client takes before it has acknowledged one
+    expires: bool = False  # it asked for a session that outlives the connection
     filters: dict[str, int] = field(default_factory=dict)  # topic filter → granted QoS
     lowered: int = 0  # packet identifier of the command that was published last
+    unacked: set[int] = field(default_factory=set)  # those of commands at QoS 1 that wait for their PUBACK
 
 
 class MqttDoor(BaseDoor):
@@ -165,6 +177,8 @@ class MqttDoor(BaseDoor):
                     self._unsubscribe(link, body)
                 case PacketType.PUBACK:
                     self._acknowledged(link, body)
+                case PacketType.PUBREL:
+                    self._released(link, body)
                 case _:
                     self._client_disconnects(link, body)
         except MqttError as error:
@@ -179,12 +193,20 @@ class MqttDoor(BaseDoor):
         self.rows.five[link.slot] = five
         link.client = connect.client_id[:128]
         link.extra = Session(
-            connect.version, connect.will, int(connect.properties.get("maximum_packet_size", 0)) or 1 << 28
+            connect.version,
+            connect.will,
+            int(connect.properties.get("maximum_packet_size", 0)) or 1 << 28,
+            int(connect.properties.get("receive_maximum", 0)) or 0xFFFF,
+            bool(connect.properties.get("session_expiry_interval")),
         )
         if "authentication_method" in connect.properties:
             self._refuse(
                 link, connect.version, Code.BAD_AUTHENTICATION_METHOD, "auth_method", "use a user name and a password"
             )
+            return
+        if five and connect.will is not None and connect.will.retain:
+            text = "nothing is retained here: a will without the retain flag, please"
+            self._refuse(link, connect.version, Code.RETAIN_NOT_SUPPORTED, "will_retain", text)
             return
         if not connect.client_id and not connect.clean_start and not five:
             text = "an empty client identifier needs clean session (3.1.1, clause 3.1.3.1)"
@@ -237,8 +259,6 @@ class MqttDoor(BaseDoor):
     def _accept(self, link: Link, connect: Connect, vin: str) -> None:
         longest_s = self.mqtt.keep_alive_max_s
         granted_s = min(connect.keep_alive_s or longest_s, longest_s)
-        how = f"MQTT {'5' if connect.version == V5 else '3.1.1'}, keep-alive {granted_s} s"
-        self.bind(link, State.VEHICLE, vin.encode("ascii"), 1.5 * granted_s, how)
         values: dict[str, Any] = {}
         if connect.version == V5:
             if connect.properties.get("session_expiry_interval"):
@@ -253,14 +273,25 @@ class MqttDoor(BaseDoor):
             values["shared_subscription_available"] = 0
             if granted_s != connect.keep_alive_s:
                 values["server_keep_alive"] = granted_s
-        link.write(encode_connack(connect.version, Code.SUCCESS, values))
+        answer = encode_connack(connect.version, Code.SUCCESS, values)
+        if len(answer) > link.extra.packet_bytes_max:
+            # what it says a client must know; so whoever is connected can be sent any answer but a long SUBACK
+            text = (
+                f"maximum packet size {link.extra.packet_bytes_max} is too small for a CONNACK of {len(answer)} bytes"
+            )
+            self._refuse(link, connect.version, Code.PACKET_TOO_LARGE, "packet_size", text, vin)
+            return
+        how = f"MQTT {'5' if connect.version == V5 else '3.1.1'}, keep-alive {granted_s} s"
+        self.bind(link, State.VEHICLE, vin.encode("ascii"), 1.5 * granted_s, how)
+        link.write(answer)
 
     def _refuse(self, link: Link, version: int, code: Code, cause: str, text: str, vin: str = "") -> None:
         self.turn_away(link, cause, vin, text)
         answer = encode_connack(version, code, {"reason_string": text})
         if len(answer) > link.extra.packet_bytes_max:
             answer = encode_connack(version, code)
-        link.write(answer)
+        if len(answer) <= link.extra.packet_bytes_max:
+            link.write(answer)
         self.end(link)
 
     def _connect_violated(self, link: Link, body: bytes, error: MqttError) -> None:
@@ -288,7 +319,7 @@ class MqttDoor(BaseDoor):
             else:
                 session.filters[topic_filter] = min(options & 3, 1)
                 codes.append(session.filters[topic_filter])
-        link.write(encode_suback(asked.packet_id, codes, session.version))
+        self._answer(link, encode_suback(asked.packet_id, codes, session.version))
 
     def _unsubscribe(self, link: Link, body: bytes) -> None:
         session: Session = link.extra
@@ -297,7 +328,24 @@ class MqttDoor(BaseDoor):
         for topic_filter in asked.filters:
             session.filters.pop(topic_filter, None)
         codes = [Code.SUCCESS if one else Code.NO_SUBSCRIPTION_EXISTED for one in had]
-        link.write(encode_unsuback(asked.packet_id, codes, session.version))
+        self._answer(link, encode_unsuback(asked.packet_id, codes, session.version))
+
+    def _answer(self, link: Link, answer: bytes) -> None:
+        """Write ``answer``, unless the client takes no packet of its size."""
+        if len(answer) <= link.extra.packet_bytes_max:
+            link.write(answer)
+        else:
+            text = f"an answer of {len(answer)} bytes exceeds the maximum packet size of {link.extra.packet_bytes_max}"
+            self._violated(link, Code.PACKET_TOO_LARGE, text)
+
+    def _released(self, link: Link, body: bytes) -> None:
+        """PUBREL with a reason code; those without stay in the kernel."""
+        released = parse_puback(body, V5)
+        if not released.packet_id or released.code not in (Code.SUCCESS, Code.PACKET_IDENTIFIER_NOT_FOUND):
+            text = f"PUBREL with identifier {released.packet_id} and reason code 0x{released.code:02X} (clause 3.6.2.1)"
+            raise MqttError(Code.PROTOCOL_ERROR, text)
+        answer = packet(PacketType.PUBCOMP, released.packet_id.to_bytes(2, "big"))
+        self.intake.committer.filling.answer(link.slot, int(self.rows.serial[link.slot]), answer)
 
     # -- commands that go down -------------------------------------------------------------------
     def reachable(self, vin: str) -> Link | None:
@@ -307,10 +355,17 @@ class MqttDoor(BaseDoor):
     def lower(self, link: Link, frame: bytes) -> None:
         session: Session = link.extra
         qos = self._down_qos(link) or 0
-        session.lowered = session.lowered % 0xFFFF + 1
-        link.write(
-            encode_publish(Publish(downlink(link.vin), frame, qos, session.lowered if qos else 0), session.version)
-        )
+        if qos and len(session.unacked) >= session.receive_maximum:
+            return  # it would be told that this is too much: an attempt that reached nobody
+        if qos:
+            session.lowered = next(n for n in _identifiers(session.lowered) if n not in session.unacked)
+        publish = Publish(downlink(link.vin), frame, qos, session.lowered if qos else 0)
+        sent = encode_publish(publish, session.version)
+        if len(sent) > session.packet_bytes_max:
+            return  # the client takes no packet of this size (clause 3.1.2.11.4)
+        if qos:
+            session.unacked.add(session.lowered)
+        link.write(sent)
 
     def _down_qos(self, link: Link) -> int | None:
         """The QoS at which the client takes commands, None when it has not subscribed to them."""
@@ -319,7 +374,9 @@ class MqttDoor(BaseDoor):
 
     def _acknowledged(self, link: Link, body: bytes) -> None:
         session: Session = link.extra
-        if parse_puback(body, session.version).packet_id == session.lowered:
+        ack = parse_puback(body, session.version)
+        session.unacked.discard(ack.packet_id)
+        if ack.packet_id == session.lowered and ack.code < Code.UNSPECIFIED_ERROR:
             self.delivered(link)
 
     def _match_answers(self, frames: int) -> None:
@@ -335,7 +392,11 @@ class MqttDoor(BaseDoor):
 
     def _client_disconnects(self, link: Link, body: bytes) -> None:
         session: Session = link.extra
-        if parse_disconnect(body, session.version).code != Code.DISCONNECT_WITH_WILL:
+        goodbye = parse_disconnect(body, session.version)
+        if goodbye.properties.get("session_expiry_interval") and not session.expires:
+            text = "a session that was to end with the connection cannot be kept now (clause 3.14.2.2.2)"
+            raise MqttError(Code.PROTOCOL_ERROR, text)
+        if goodbye.code == Code.SUCCESS:
             session.will = None
         self.end(link, "goodbye")
 
@@ -346,6 +407,12 @@ class MqttDoor(BaseDoor):
         if told and session is not None and session.will is not None and cause != "shutdown":
             self.events.tell(Event.WILL, self.number, cause, link=link, detail=session.will.topic)
         return told
+
+    def unregistered(self) -> None:
+        for vin, link in list(self.by_vin.items()):
+            if self.admission.verdict(vin) is Verdict.UNKNOWN_VIN:
+                self.refused("unknown_vin")
+                self._disconnect(link, Code.NOT_AUTHORIZED, "the VIN is no longer in the registry", "unknown_vin")
 
     def _violated(self, link: Link, code: Code, text: str) -> None:
         if link.known_as:
@@ -365,6 +432,10 @@ class MqttDoor(BaseDoor):
         self.end(link, cause, text)
 
     def replaced(self, link: Link) -> None:
+        session: Session = link.extra
+        # a client that is back before its will delay has passed has not vanished [MQTT-3.1.3-9]
+        if session.will is not None and not session.will.properties.get("will_delay_interval"):
+            self.events.tell(Event.WILL, self.number, "taken_over", link=link, detail=session.will.topic)
         self._disconnect(link, Code.SESSION_TAKEN_OVER, "the same vehicle has connected again")
 
     def overdue(self, link: Link) -> None:

@@ -78,6 +78,7 @@ _PUBREL: Final = int(PacketType.PUBREL)
 _PUBCOMP: Final = int(PacketType.PUBCOMP)
 _PINGREQ: Final = int(PacketType.PINGREQ)
 _DISCONNECT: Final = int(PacketType.DISCONNECT)
+_AUTH: Final = int(PacketType.AUTH)
 
 _MALFORMED_PACKET: Final = int(Code.MALFORMED_PACKET)
 _PROTOCOL_ERROR: Final = int(Code.PROTOCOL_ERROR)
@@ -253,9 +254,9 @@ def _mqtt_scan_twin(
                         pending += 1
                         put(acks, 1, slot, packet_id, code, _PUBREC << 4 if qos == 2 else _PUBACK << 4)
                     continue
-            elif kind == _PUBREL:
+            elif kind == _PUBREL and not (first & 15 == 2 and after - body > 2 and five[slot]):
                 released = int.from_bytes(bytes(arena[body : min(body + 2, after)]), "big")
-                if first & 15 != 2 or after - body < 2 or not released or (after - body > 2 and not five[slot]):
+                if first & 15 != 2 or after - body != 2 or not released:
                     violation = _MALFORMED_PACKET
                 elif counts[1] == len(acks):
                     ended = SEG_SCAN
@@ -264,8 +265,8 @@ def _mqtt_scan_twin(
                     put(acks, 1, slot, released, 0, _PUBCOMP << 4)
                     at = after
                     continue
-            elif kind in (_CONNECT, _SUBSCRIBE, _UNSUBSCRIBE, _PUBACK, _PINGREQ, _DISCONNECT):
-                wanted = 2 if kind in (_SUBSCRIBE, _UNSUBSCRIBE) else 0
+            elif kind in (_CONNECT, _SUBSCRIBE, _UNSUBSCRIBE, _PUBACK, _PUBREL, _PINGREQ, _DISCONNECT):
+                wanted = 2 if kind in (_SUBSCRIBE, _UNSUBSCRIBE, _PUBREL) else 0
                 if first & 15 != wanted or (kind == _PINGREQ and after != body):
                     violation = _MALFORMED_PACKET
                 elif kind == _PINGREQ and counts[2] and slow[counts[2] - 1, :2].tolist() == [_PINGREQ, index]:
@@ -280,7 +281,7 @@ def _mqtt_scan_twin(
                         break
                     continue
             else:
-                violation = _PROTOCOL_ERROR
+                violation = _MALFORMED_PACKET if not kind or (kind == _AUTH and first & 15) else _PROTOCOL_ERROR
             put(slow, 2, VIOLATION, index, at, end - at, violation)
             at = end
             ended = SEG_ASKED
@@ -507,9 +508,8 @@ def mqtt_scan(
                         acks[n_acks, A_FIRST] = (_PUBREC if qos == 2 else _PUBACK) << 4
                         n_acks += 1
                     continue
-            elif kind == _PUBREL:
-                short = after - body < 2 or (after - body > 2 and not is_five)
-                if short or first & 15 != 2 or (arena[body] == 0 and arena[body + 1] == 0):
+            elif kind == _PUBREL and not (is_five and first & 15 == 2 and after - body > 2):
+                if after - body != 2 or first & 15 != 2 or (arena[body] == 0 and arena[body + 1] == 0):
                     violation = np.int64(_MALFORMED_PACKET)
                 elif n_acks == len(acks):
                     ended = np.int64(SEG_SCAN)
@@ -522,8 +522,9 @@ def mqtt_scan(
                     n_acks += 1
                     at = after
                     continue
-            elif kind in (_CONNECT, _SUBSCRIBE, _UNSUBSCRIBE, _PUBACK, _PINGREQ, _DISCONNECT):
-                flags = 2 if kind in (_SUBSCRIBE, _UNSUBSCRIBE) else 0
+            elif kind in (_CONNECT, _SUBSCRIBE, _UNSUBSCRIBE, _PUBACK, _PUBREL, _PINGREQ, _DISCONNECT):
+                # a PUBREL that comes here has a reason code
+                flags = 2 if kind in (_SUBSCRIBE, _UNSUBSCRIBE, _PUBREL) else 0
                 if first & 15 != flags or (kind == _PINGREQ and after != body):
                     violation = np.int64(_MALFORMED_PACKET)
                 elif (
@@ -548,6 +549,8 @@ def mqtt_scan(
                         ended = np.int64(SEG_ASKED)
                         break
                     continue
+            elif kind == 0 or (kind == _AUTH and first & 15 != 0):
+                violation = np.int64(_MALFORMED_PACKET)
             else:
                 violation = np.int64(_PROTOCOL_ERROR)
             slow[n_slow, S_KIND] = VIOLATION
