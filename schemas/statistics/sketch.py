@@ -13,7 +13,7 @@ their sum; :func:`merged` only makes it shorter. SQL makes the same with ``int2s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -82,6 +82,26 @@ def unpacked(data: bytes) -> tuple[Counts, Counts]:
 def merged(data: bytes) -> bytes:
     """The same counts, each bin once, in order."""
     return _packed(*unpacked(data))
+
+
+_DENSE_MAX: Final = 1 << 24  # cells of a table of groups by bins
+
+
+def grouped(distributions: Sequence[bytes], group: NDArray[np.int64], groups: int) -> list[bytes]:
+    """The sums of ``distributions`` by ``group`` (n,), numbers below ``groups``; b"" for a group without any."""
+    records = np.frombuffer(b"".join(distributions), RECORD)
+    if not len(records):
+        return [b""] * groups
+    of = np.repeat(group, [len(each) // RECORD.itemsize for each in distributions])
+    bins, counts = records["bin"].astype(np.int64), records["count"].astype(np.int64)
+    low = int(bins.min())
+    width = int(bins.max()) - low + 1
+    if groups * width > _DENSE_MAX or counts.sum(dtype=np.float64) >= 2**53:
+        order = np.argsort(of, kind="stable")
+        ends = np.searchsorted(of[order], np.arange(1, groups))
+        return [merged(records[piece].tobytes()) for piece in np.split(order, ends)]
+    sums = np.bincount(of * width + (bins - low), counts, groups * width).astype(np.int64).reshape(groups, width)
+    return [_packed(found + low, row[found]) for row in sums for found in (np.flatnonzero(row),)]
 
 
 def _packed(bins: Any, counts: Any) -> bytes:

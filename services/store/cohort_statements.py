@@ -434,12 +434,20 @@ PARTS: Final = """
     WHERE span = %(part)s AND start BETWEEN %(start)s AND %(end)s AND spread = %(spread)s
     GROUP BY cohort_id ORDER BY cohort_id
 """
-# Distributions joined by one dimension; {value}: its column, or '' for the whole fleet.
-GROUPED: Final = """
-    SELECT p.spread, {value} AS value, string_agg(p.counts, ''::bytea) AS counts
-    FROM cohort_spread p JOIN cohort_facts f ON f.facts_id = p.cohort_id >> 2
-    WHERE p.span = %(span)s AND p.start = %(start)s AND (%(spreads)s::smallint[] IS NULL OR p.spread = ANY(%(spreads)s))
-    GROUP BY 1, 2 ORDER BY 1, 2
+# What a period's cohorts are: their dimensions, in order.
+PERIOD_COHORTS: Final = f"""
+    SELECT c.cohort_id, {", ".join(f"c.{name}" for name in cohorts.DIMENSIONS)} FROM cohorts c
+    WHERE c.cohort_id IN (SELECT cohort_id FROM cohort_spread WHERE span = %(span)s AND start = %(start)s)
+    ORDER BY c.cohort_id
+"""  # noqa: S608
+PERIOD_SPREADS: Final = """
+    SELECT DISTINCT spread FROM cohort_spread
+    WHERE span = %(span)s AND start = %(start)s AND (%(spreads)s::smallint[] IS NULL OR spread = ANY(%(spreads)s))
+    ORDER BY spread
+"""
+PERIOD_COUNTS: Final = """
+    SELECT cohort_id, counts FROM cohort_spread WHERE span = %(span)s AND start = %(start)s AND spread = %(spread)s
+    ORDER BY cohort_id
 """
 MERGED_IDS: Final = tuple(spread.id for spread in cohorts.SPREADS if spread.how == cohorts.ADDED)
 _CAPACITY: Final = f"""

@@ -15,16 +15,19 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime
 from functools import partial
 from itertools import combinations
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
+import numpy as np
+from numpy.typing import NDArray
+
 from schemas.statistics.cohorts import DAY, DIMENSIONS, MONTH, WEEK, YEAR
-from schemas.statistics.sketch import merged
+from schemas.statistics.sketch import grouped, merged
 from schemas.statistics.windows import end_of
 from services.database import Connection, Line
 from services.errors import StoreUnavailable
 from services.store import cohort_statements as statements
-from services.store.fleet import EDITION, PAIRED
+from services.store.fleet import PAIRED
 
 log = logging.getLogger(__name__)
 
@@ -249,23 +252,53 @@ def _shorter(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [(*key, merged(counts)) for *key, counts in rows]
 
 
+class _Grouping(NamedTuple):
+    """Cohorts by the values of some dimensions: ``group`` of each cohort, and what each group's values are."""
+
+    dimension: str
+    values: list[str]
+    group: NDArray[np.int64]
+
+
+def _groupings(cohorts: list[tuple[Any, ...]], most: int) -> list[_Grouping]:
+    found = []
+    for places in [places for size in range(most + 1) for places in combinations(range(len(DIMENSIONS)), size)]:
+        values = [chr(31).join(facts[place] for place in places) for _, *facts in cohorts]
+        number = {value: n for n, value in enumerate(sorted(set(values)))}
+        dimension = ",".join(DIMENSIONS[place] for place in places)
+        found.append(_Grouping(dimension, list(number), np.array([number[value] for value in values], np.int64)))
+    return found
+
+
+def _grouped(
+    cohorts: list[tuple[Any, ...]], groupings: list[_Grouping], rows: list[tuple[int, bytes]]
+) -> list[tuple[str, str, bytes]]:
+    """(dimension, value, counts) of one distribution."""
+    place = {cohort: n for n, (cohort, *_) in enumerate(cohorts)}
+    kept = [(place[cohort], counts) for cohort, counts in rows if cohort in place]
+    at = np.array([n for n, _ in kept], np.int64)
+    counts = [each for _, each in kept]
+    return [
+        (grouping.dimension, value, joined)
+        for grouping in groupings
+        for value, joined in zip(
+            grouping.values, grouped(counts, grouping.group[at], len(grouping.values)), strict=True
+        )
+        if joined
+    ]
+
+
 async def join_groups(connection: Connection, span: str, start: date, spreads: list[int] | None = None) -> None:
     """The period's distributions, or some of them, for the whole fleet, by each dimension, and by pairs of them."""
-    most = 1 if span == DAY else PAIRED
-    for names in [names for size in range(most + 1) for names in combinations(DIMENSIONS, size)]:
-        values = (EDITION if name == "edition" else f"f.{name}" for name in names)
-        value = " || chr(31) || ".join(values) or "''::text"
-        dimension = ",".join(names)
-        cursor = await connection.execute(
-            statements.GROUPED.replace("{value}", value).encode(),
-            {"span": span, "start": start, "spreads": spreads},
-            binary=True,
-        )
-        parts = await cursor.fetchall()
-        joined = await asyncio.to_thread(_shorter, parts)
+    given: dict[str, Any] = {"span": span, "start": start, "spreads": spreads}
+    cohorts = await (await connection.execute(statements.PERIOD_COHORTS.encode(), given)).fetchall()
+    groupings = _groupings(cohorts, 1 if span == DAY else PAIRED)
+    for (spread,) in await (await connection.execute(statements.PERIOD_SPREADS.encode(), given)).fetchall():
+        cursor = await connection.execute(statements.PERIOD_COUNTS.encode(), {**given, "spread": spread}, binary=True)
+        joined = await asyncio.to_thread(_grouped, cohorts, groupings, await cursor.fetchall())
         async with (
             connection.cursor() as writing,
             writing.copy(b"COPY group_spread (span, start, spread, dimension, value, counts) FROM STDIN") as copy,
         ):
-            for spread, word, counts in joined:
-                await copy.write_row((span, start, spread, dimension, word, counts))
+            for dimension, value, counts in joined:
+                await copy.write_row((span, start, spread, dimension, value, counts))

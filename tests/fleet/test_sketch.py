@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import date, timedelta
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from hypothesis import example, given, settings
@@ -37,6 +38,17 @@ def test_quantiles_of_parts_put_together(values: list[float], cut: int, share: f
     assert position is not None
     wanted = sorted(values)[max(1, math.ceil(round(share * len(values), 6))) - 1]
     assert sketch.value_of(position) == pytest.approx(wanted, rel=sketch.ERROR * (1 + 1e-9), abs=sketch.LEAST)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.lists(VALUES, max_size=20)), max_size=12), st.booleans())
+def test_grouped_is_the_sum_of_each_group(parts: list[tuple[int, list[float]]], huge: bool) -> None:
+    extra = sketch.counted({7: 2**53}) if huge else b""
+    distributions = [stored(values) + extra for _, values in parts]
+    found = sketch.grouped(distributions, np.array([group for group, _ in parts], np.int64), 4)
+    for group in range(4):
+        mine = b"".join(each for (of, _), each in zip(parts, distributions, strict=True) if of == group)
+        assert found[group] == sketch.merged(mine)
 
 
 def test_counts_beyond_what_a_double_holds() -> None:
