@@ -193,10 +193,11 @@ def rules(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         )  # fmt: skip
     out.print(table)
     out.print()
-    table = _table("no", "rule", "level", "raised when", "", "tag", "from")
+    table = _table("no", "rule", "level", "raised when", "", "your own values", "tag", "from")
     for rule in found["rules"]:
+        own = ", ".join(f"{name} {value:g}" for name, value in rule["own"].items())
         table.add_row(
-            str(rule["code"]), rule["name"], str(rule["level"]), escape(rule["text"]), rule["text_zh"],
+            str(rule["code"]), rule["name"], str(rule["level"]), escape(rule["text"]), rule["text_zh"], own,
             escape(rule["tag"]), rule["reference"],
         )  # fmt: skip
     out.print(table)

@@ -352,8 +352,8 @@ class Bridge(Section):
     client_id: str = Field(
         "nevstream",
         pattern=r"^[0-9A-Za-z_.-]{1,100}$",
-        description="Prefix of the client identifiers; -PROCESS-CONNECTION is added. The broker keeps what could not be "
-        "delivered under it: keep it over restarts, and give each machine its own.",
+        description="Prefix of the client identifiers; -PROCESS-CONNECTION is added. The broker keeps what could not "
+        "be delivered under it: keep it over restarts, and give each machine its own.",
     )
     connections: int = Field(
         1, ge=1, le=64, description="Connections per gateway process. More than one needs MQTT 5 and share."
@@ -486,6 +486,18 @@ class Pipeline(Section):
     idle_sleep_ms: float = Field(
         20.0, gt=0, description="Pause after finding the journal empty. Lower is more queries, higher is later rows."
     )
+    reject_share_max: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="When more than this share of the newest reject_window_frames are refused by the pipeline, it stops "
+        "and says so (log, metric, /readyz) instead of making dead letters of a whole fleet; nothing is lost meanwhile, "
+        "frames wait in the journal. Restart it once the cause is gone. What the doors refuse does not count, nor what "
+        "is requeued; one vehicle counts for a tenth of the frames at most. 1 = never.",
+    )
+    reject_window_frames: int = Field(
+        10_000, ge=100, description="Newest frames that reject_share_max is about; with fewer the pipeline never stops."
+    )
     clock_future_max_s: int = Field(
         300, ge=0, description="A report dated further ahead of its arrival is a dead letter (clock_future)."
     )
@@ -579,6 +591,11 @@ class Encryption(Section):
         )
 
 
+class WebAuth(StrEnum):
+    OPEN = "open"
+    TOKEN = "token"  # noqa: S105 - the name of a policy
+
+
 class Web(Section):
     host: str = Field("127.0.0.1", description="Address of the HTTP API.")
     port: Port = Field(8080, description="TCP port of the HTTP API.")
@@ -587,11 +604,19 @@ class Web(Section):
     ready_lag_max_s: float = Field(
         300.0, gt=0, description="`/readyz` says no while a frame has waited longer than this to become a row."
     )
+    auth: WebAuth = Field(
+        WebAuth.OPEN,
+        description="open: whoever reaches the API may read everything. token: every request needs a token "
+        "(`nevstream tokens add`) with a role and, for tenants, fleets; use TLS with it.",
+    )
     allow_changes: bool = Field(
         True,
-        description="Take requests that change something (requeue a dead letter). Only from this machine: the API has "
-        "no authentication, so a request from another address is refused, and so is every one while web.host is "
-        "not a loopback address.",
+        description="Take requests that change something (requeue a dead letter). With auth = token from those whose "
+        "token allows it. With auth = open only from this machine: nobody knows who is asking, so a request from "
+        "another address is refused, and so is every one while web.host is not a loopback address.",
+    )
+    audit_age_max_days: int = Field(
+        730, ge=1, description="Entries of the audit log (what was changed by whom) that are older are dropped."
     )
 
 
@@ -760,6 +785,20 @@ class Statistics(Section):
         gt=0,
         description="How often the fleet's figures follow the vehicles' days; at least four times as long as it took.",
     )
+    alarm_rules: Mapping[str, Mapping[str, float]] = Field(
+        default_factory=dict,
+        description="Your own values of the platform's alarm rules, e.g. { temperature_high = { threshold = 50, "
+        "clear = 48 } }; `nevstream alarms rules` lists rules and values. A change computes all alarms again. What "
+        "is set below the built-in values is found with the regular visits, not within seconds.",
+    )
+
+    @field_validator("alarm_rules")
+    @classmethod
+    def _rules_that_are_there(cls, given: Mapping[str, Mapping[str, float]]) -> Mapping[str, Mapping[str, float]]:
+        from schemas.statistics.rules import rule_array  # numpy comes with it, and most commands need none
+
+        rule_array(given)
+        return given
 
 
 class Credits(Section):

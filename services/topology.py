@@ -316,9 +316,9 @@ def warm_steps(group: str) -> list[tuple[str, Callable[[], None]]]:
         modules = [keys, times, digest, frame, replies]
     elif group == "gateway":
         from schemas.mqtt import scan
-        from services.gateway import gather, scan_gbt, scan_mqtt
+        from services.gateway import bridge_scan, gather, scan_gbt, scan_mqtt
 
-        modules = [scan, scan_mqtt, scan_gbt, gather]
+        modules = [scan, scan_mqtt, scan_gbt, gather, bridge_scan]
     elif group == "decode":
         from schemas.gbt32960 import decode
 
@@ -383,7 +383,7 @@ async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> No
         await _until_available("journal", journal.open, stop)
         if stop.is_set():
             return
-        gateway = Gateway(settings, journal, directory, commands, keys)
+        gateway = Gateway(settings, journal, directory, commands, keys, index)
         await gateway.start()
         report("ready", addresses=gateway.addresses, index=index)
         stopped, broken = asyncio.create_task(stop.wait()), asyncio.create_task(gateway.wait())
@@ -539,7 +539,7 @@ async def run_statistics(settings: Settings, index: int, stop: asyncio.Event) ->
     if index == 0:
         aggregating = [asyncio.create_task(_aggregate_cohorts(settings, dsn, stop), name="aggregate cohorts")]
     try:
-        await Statistics(settings, store, folds(), index).run(stop)
+        await Statistics(settings, store, folds(settings.statistics.alarm_rules), index).run(stop)
     finally:
         for task in aggregating:
             task.cancel()

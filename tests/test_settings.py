@@ -76,6 +76,11 @@ def test_a_mistyped_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[web]\nport = 99999\n", "web.port"),
         ("[web]\nprot = 1\n", "web.prot"),
         ("[gateway]\nregistry = 'closed'\n", "gateway.registry"),
+        (
+            "[statistics.alarm_rules.temperature_hgih]\nthreshold = 50\n",
+            "statistics.alarm_rules: Value error, no alarm",
+        ),
+        ("[statistics.alarm_rules.temperature_high]\nclear = 70\n", "clears above what raises it"),
         ("[gateway\n", "nevstream.toml"),
     ],
 )

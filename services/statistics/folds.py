@@ -9,7 +9,7 @@ of them than :class:`Fold` says.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ import numpy as np
 from schemas.jit import kernel
 from schemas.statistics.measures import MEASURES, TALLIES
 from schemas.statistics.records import F64, I32, I64, ODOMETER, U8, Jobs, Records
+from schemas.statistics.rules import rule_array
 from schemas.statistics.sessions import FINDING_WIDTH, FINDINGS
 
 Run = Callable[[Records, Jobs, F64, U8, F64, F64, I64], F64]
@@ -63,19 +64,28 @@ def _clean(records: Records, jobs: Jobs, _gap: F64, _mode: U8, state: F64, _hour
 CLEAN: Final = Fold("clean", 1, 1, lambda: np.zeros(1), _clean)
 
 
-def folds() -> tuple[Fold, ...]:
-    """All of them, in order."""
+def folds(alarm_rules: Mapping[str, Mapping[str, float]] | None = None) -> tuple[Fold, ...]:
+    """All of them, in order.  ``alarm_rules``: an operator's own values of rules; other values, another layout."""
     from services.statistics import alarms, battery, drive, quality
 
     def quality_run(r: Records, j: Jobs, gap: F64, _mode: U8, state: F64, hours: F64, tallies: I64) -> F64:
         return quality.run(r, j, gap, state, hours, tallies)
 
-    runs: tuple[tuple[Any, Run], ...] = (
-        (quality, quality_run), (drive, drive.run), (battery, battery.run), (alarms, alarms.run),
-    )  # fmt: skip
+    rules = rule_array(alarm_rules)
+
+    def alarms_run(r: Records, j: Jobs, gap: F64, mode: U8, state: F64, hours: F64, tallies: I64) -> F64:
+        return alarms.run(r, j, gap, mode, state, hours, tallies, rules)
+
+    own = zlib.crc32(rules.tobytes()) if alarm_rules else 0
+    runs: tuple[tuple[Any, int, Run], ...] = (
+        (quality, quality.LAYOUT, quality_run),
+        (drive, drive.LAYOUT, drive.run),
+        (battery, battery.LAYOUT, battery.run),
+        (alarms, alarms.LAYOUT + own, alarms_run),
+    )
     return (
         CLEAN,
-        *(Fold(m.__name__.rsplit(".", 1)[-1], m.STATE, m.LAYOUT, m.initial_state, run) for m, run in runs),
+        *(Fold(m.__name__.rsplit(".", 1)[-1], m.STATE, layout, m.initial_state, run) for m, layout, run in runs),
     )
 
 

@@ -33,7 +33,8 @@ class RuleModel(Model):
     text_zh: str
     quantity: str | None
     unit: str | None
-    values: dict[str, float] = Field(description="Thresholds and durations, as the rule has them")
+    values: dict[str, float] = Field(description="Thresholds and durations in force")
+    own: dict[str, float] = Field(description="Those of them that the operator has set (statistics.alarm_rules)")
     tag: str = Field(description="[A] standard, [P] convention of this project, to be replaced by your own")
     reference: str
 
@@ -76,6 +77,8 @@ def _rule(rule: rules.Rule, settings: Settings) -> dict[str, Any]:
     values: dict[str, float] = {
         name: getattr(rule, name) for name in ("threshold", "clear", "needs_records", "needs_s", "clear_s")
     } | dict(rule.more)
+    own = dict(settings.statistics.alarm_rules.get(rule.name, {}))
+    values |= own
     if rule.number == rules.OFFLINE:
         values = {"after_h": settings.alarms.offline_after_h}
     return {
@@ -88,6 +91,7 @@ def _rule(rule: rules.Rule, settings: Settings) -> dict[str, Any]:
         "quantity": quantity or None,
         "unit": unit or None,
         "values": values,
+        "own": own,
         "tag": rule.tag,
         "reference": rule.source,
     }

@@ -43,7 +43,8 @@ def follow(
     """A statistics process from start to end: as many cycles, or until nothing is left to do."""
     store = PostgresStatistics(dsn, settings)
     try:
-        worker = Statistics(settings, store, folds() if used is None else used, bounds=bounds)
+        used = folds(settings.statistics.alarm_rules) if used is None else used
+        worker = Statistics(settings, store, used, bounds=bounds)
         while cycles and worker.cycle():
             cycles -= 1
     finally:

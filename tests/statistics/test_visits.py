@@ -168,6 +168,22 @@ async def test_an_alarm_does_not_wait_for_the_cycle(dsn: str, db: psycopg.Connec
     store.close()
 
 
+async def test_own_values_of_alarm_rules_compute_the_alarms_again(dsn: str, db: psycopg.Connection[Any]) -> None:
+    def speeding() -> int:
+        (n,) = db.execute("SELECT count(*) FROM alarm_episodes WHERE source = 2 AND code = 8").fetchone()
+        return int(n)
+
+    await send(dsn, life(0, 1).sent, SETTINGS)
+    follow(dsn, SETTINGS)
+    assert speeding() == 0
+    (fastest,) = db.execute("SELECT max(speed_max_kmh) FROM vehicle_day").fetchone()
+    low = {"threshold": fastest / 2, "clear": fastest / 2, "needs_records": 1}
+    follow(dsn, settings_of(alarm_rules={"speed_limit": low}))
+    assert speeding() > 0
+    follow(dsn, SETTINGS)
+    assert speeding() == 0
+
+
 async def test_the_worker_waits_for_a_database_that_is_away(dsn: str, db: psycopg.Connection[Any]) -> None:
     settings = settings_of(every_s=0.1)
     store = PostgresStatistics(dsn, settings)
