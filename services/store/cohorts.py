@@ -42,8 +42,11 @@ class Cohorts:
     """Brings the cohorts' tables up to date.  One connection, opened when first needed; ``zone``: the fleet's."""
 
     def __init__(self, dsn: str, zone: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        # sums over a whole day: more memory than the default, for this one connection
-        self._line = Line(dsn, "nevstream cohorts", StoreUnavailable, _TIMEOUT_S, jit="off", work_mem="256MB")
+        # Sums over a whole day: more memory than the default, for this one connection. Of rows that it has just written
+        # the planner knows nothing and takes them for a few: a loop over them would be vehicles × vehicles.
+        self._line = Line(
+            dsn, "nevstream cohorts", StoreUnavailable, _TIMEOUT_S, jit="off", work_mem="256MB", enable_nestloop="off"
+        )
         self._zone = ZoneInfo(zone)
         self._now = now
         self._known: tuple[int, int] | None = None  # vehicles: how many, newest id, when last looked through
