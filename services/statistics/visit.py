@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 
 from schemas.seams import StatisticsStore
-from schemas.statistics.measures import MEASURES, TALLY_WIDTH
+from schemas.statistics.measures import INDEX, MEASURES, TALLY_WIDTH
 from schemas.statistics.records import DAY_ENDS, F64, GOES_ON, HOUR_ENDS, I64, PEEK, U8, Jobs, Records
 from schemas.statistics.sessions import FINDINGS, SESSION_HEAD, TABLE
 from schemas.statistics.work import (
@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 
 _CURRENT: Final = 6
 _HEAD: Final = len(SESSION_HEAD)
+_RECORDS: Final = INDEX["records"]
+_EXPECTED: Final = INDEX["expected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,11 @@ class _DayResult:
     tallies: I64
     carry: bytes | None
     hours: list[tuple[int, F64]]
+
+    @property
+    def tells(self) -> bool:
+        """A logout alone, just after midnight, makes no day: nothing was recorded, and nothing was due."""
+        return bool(self.values[_RECORDS] > 0 or self.values[_EXPECTED] > 0)
 
 
 @dataclass(slots=True)
@@ -368,7 +375,7 @@ class Visitor:
                 findings.setdefault(table.table, []).append(
                     FoundRow(v.vehicle_id, self.calendar.day_of(int(values[0])), settled_on, values)
                 )
-        days = [(v, day) for v in vehicles for day in v.days]
+        days = [(v, day) for v in vehicles for day in v.days if day.tells]
         hours = [(v, day.day, at, values) for v, day in days for at, values in day.hours]
         return Swap(
             ranges,

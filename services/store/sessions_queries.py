@@ -28,7 +28,8 @@ _ID: Final = {"trips": "trip_id", "charges": "charge_id"}
 
 _FACTS: Final = sql.SQL(
     """
-    SELECT f.*, s.time AS telemetry_at, c.day AS open_day, c.through_at, c.newest_at
+    SELECT f.*, s.time AS telemetry_at, c.day AS open_day, c.through_at,
+           least(c.newest_at, s.time) AS newest_at  -- a logout is later than what was measured
     FROM vehicle_facts f LEFT JOIN vehicle_state s USING (vehicle_id)
     LEFT JOIN statistics_checkpoints c USING (vehicle_id)
     WHERE f.vehicle_id = %(id)s

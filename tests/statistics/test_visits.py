@@ -13,7 +13,7 @@ from services.statistics.worker import Statistics
 from services.store.statistics import PostgresStatistics
 from tests.pipeline.conftest import Sent, report_frame
 from tests.statistics.following import assert_same, content, follow, send, settings_of
-from tests.statistics.lives import DAY_S, MIDNIGHT, life
+from tests.statistics.lives import DAY_S, MIDNIGHT, life, logout
 
 pytestmark = pytest.mark.database
 
@@ -91,6 +91,22 @@ async def test_what_people_did_about_an_alarm_survives(dsn: str, db: psycopg.Con
     kept = [row for row in rows if row[0] in said]
     assert len(kept) > len(said) / 2
     assert all(row[1:] == (said[row[0]], "Li", "seen") for row in kept)
+
+
+async def test_a_logout_after_midnight_makes_no_day(dsn: str, db: psycopg.Connection[Any]) -> None:
+    await send(dsn, life(0, 1).sent, SETTINGS)
+    (last_s,) = db.execute("SELECT extract(epoch FROM max(time))::bigint FROM telemetry").fetchone()
+    db.execute("TRUNCATE telemetry, statistics_changes, vehicle_state")
+    midnight = MIDNIGHT + DAY_S
+    shifted = life(0, 1, start_s=MIDNIGHT + midnight - 2 - last_s)  # its last record is of two seconds before
+    await send(dsn, [*shifted.sent, logout(shifted.vin, midnight + 1, midnight + 2.0)], SETTINGS)
+    follow(dsn, SETTINGS)
+    assert db.execute("SELECT max(day - date '2026-06-01') FROM vehicle_day").fetchone() == (0,)
+    before = content(db)
+    follow(dsn, SETTINGS)
+    db.execute("UPDATE statistics_checkpoints SET layout = 0")  # from the beginning
+    follow(dsn, SETTINGS)
+    assert_same(content(db), before)
 
 
 async def test_a_visit_without_news_touches_nothing(dsn: str, db: psycopg.Connection[Any]) -> None:
