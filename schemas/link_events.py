@@ -62,6 +62,11 @@ CAUSES: Final[dict[str, str]] = {
     "goodbye": "the client said DISCONNECT",
     "shutdown": "the gateway was stopped",
     "activated": "the VIN may log in",
+    "broker_unreachable": "the bridge could not connect to the broker",
+    "broker_refused": "the broker did not let the bridge in, or refused its subscription",
+    "broker_version": "the broker does not speak this version of MQTT",
+    "broker_no_sharing": "the broker has no shared subscriptions, so only one connection of the bridge takes messages",
+    "broker_closed": "the broker or the network ended the bridge's connection",
 }
 
 

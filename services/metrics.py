@@ -96,6 +96,28 @@ LAG_CAUSES: Final = {
     "gateway": ("working", "journal_slow", "journal_away", "in_flight"),
     "pipeline": ("working", "store_slow", "store_away", "journal_away", "positions_moved"),
 }
+BRIDGE_CONNECTIONS = Gauge(
+    "nevstream_gateway_bridge_connections",
+    "Connections to the broker that are subscribed. Below gateway.bridge.connections x processes: see the log.",
+    multiprocess_mode="livesum",
+)
+BRIDGE_RECONNECTS = Counter(
+    "nevstream_gateway_bridge_reconnects_total",
+    "Times a connection to the broker ended or could not be made, by cause; each is followed by another attempt.",
+    ["cause"],
+)
+BRIDGE_LAST_MESSAGE = Gauge(
+    "nevstream_gateway_bridge_last_message_seconds",
+    "When the broker last sent a frame, in Unix time; time() minus it is its age.",
+    multiprocess_mode="livemax",
+)
+BRIDGE_IN_FLIGHT = Gauge(
+    "nevstream_gateway_bridge_in_flight",
+    "Messages of the broker that wait for the journal, by connection. At gateway.bridge.receive_maximum the broker "
+    "sends no more (MQTT 5).",
+    ["connection"],
+    multiprocess_mode="livesum",
+)
 # -- journal ---------------------------------------------------------------------------------------
 APPEND_SECONDS = Histogram(
     "nevstream_journal_append_seconds",

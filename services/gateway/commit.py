@@ -28,7 +28,7 @@ _RETRY_MAX_S: Final = 2.0
 # Compressing a large group takes milliseconds; zstd lets go of the GIL, so a thread keeps sockets moving.
 _THREAD_FROM_BYTES: Final = 128 * 1024
 
-DOOR_NAMES: Final = {int(Door.MQTT): "mqtt", int(Door.GBT_TCP): "gbt32960"}
+DOOR_NAMES: Final = {int(Door.MQTT): "mqtt", int(Door.GBT_TCP): "gbt32960", int(Door.MQTT_BRIDGE): "mqtt_bridge"}
 
 
 class Committer:

@@ -19,8 +19,10 @@ from schemas.seams import JournalWriter, VehicleDirectory
 from services import metrics
 from services.certificates import Certificates
 from services.errors import PortInUse, SettingsError
-from services.gateway import gather, scan_gbt, scan_mqtt
+from services.gateway import bridge_scan, gather, scan_gbt, scan_mqtt
 from services.gateway.admission import Admission
+from services.gateway.bridge import BridgeDoor
+from services.gateway.bridge_line import check
 from services.gateway.checking import Checking
 from services.gateway.commit import Committer
 from services.gateway.connections import Connections, State
@@ -50,6 +52,7 @@ class Gateway:
         directory: VehicleDirectory,
         commands: CommandQueue | None = None,
         keys: KeyStore | None = None,
+        index: int = 0,
     ) -> None:
         self.addresses: dict[str, tuple[str, int]] = {}
         self._settings = settings
@@ -58,7 +61,10 @@ class Gateway:
         self._commands = commands
         self._keys = keys
         self._checking: Checking | None = None
+        self._index = index  # which of the gateway processes this is
         self.downlink: Downlink | None = None
+        self.bridge: BridgeDoor | None = None
+        self._bridging: list[asyncio.Task[None]] = []
         self._servers: list[asyncio.Server] = []
         self._certificates: list[Certificates] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -92,6 +98,10 @@ class Gateway:
         self.mqtt = MqttDoor(settings, self._intake, self._admission, self._events)
         self.gbt32960 = GbtDoor(settings, self._intake, self._admission, self._events)
         self._intake.doors = [self.mqtt, self.gbt32960]
+        if settings.gateway.bridge.enabled:
+            check(settings.gateway.bridge)
+            self.bridge = BridgeDoor(settings, self._intake, self._admission, self._events, self._index)
+            self._intake.doors.append(self.bridge)
         await self._admission.start()
         if self._keys is not None and settings.gateway.gbt32960.check_secrets:
             self._checking = self.gbt32960.checking = Checking(self._keys, settings.encryption)
@@ -117,6 +127,9 @@ class Gateway:
         if self._commands is not None and settings.gateway.commands.enabled:
             self.downlink = self._lowering(self._commands)
             self._tasks.append(asyncio.create_task(self.downlink.run(), name="gateway commands"))
+        if self.bridge is not None:
+            self._bridging = self.bridge.tasks()
+            self._tasks += self._bridging
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
 
@@ -145,6 +158,8 @@ class Gateway:
         if not self._tasks:
             return
         tasks, self._tasks = self._tasks, []
+        for task in self._bridging:
+            task.cancel()
         await self._stop_listening()
         await self._stop_reading_store()
         links = self._connections.all()
@@ -257,6 +272,8 @@ class Gateway:
     def _registry_changed(self) -> None:
         self.mqtt.unregistered()
         self.gbt32960.unregistered()
+        if self.bridge is not None:
+            self.bridge.unregistered()
 
 
 def warm() -> None:
@@ -264,3 +281,4 @@ def warm() -> None:
     gather.warm()
     scan_mqtt.warm()
     scan_gbt.warm()
+    bridge_scan.warm()
