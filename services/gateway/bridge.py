@@ -72,6 +72,7 @@ class BridgeDoor(BaseDoor):
 
     name = "mqtt_bridge"
     number = int(DoorNumber.MQTT_BRIDGE)
+    of_vehicles = False  # one connection carries a whole fleet
 
     def __init__(self, settings: Settings, intake: Intake, admission: Admission, events: Events, index: int) -> None:
         super().__init__(settings, intake, admission, events)
@@ -263,6 +264,8 @@ class BridgeDoor(BaseDoor):
         super().opened(link)
         if link.slot >= 0:
             self._skips[link.slot] = 0
+            if (meters := getattr(self, "meters", None)) is not None:
+                meters.platform(link.slot)  # a broker speaks for a fleet: no vehicle's rates hold
             self.rows.five[link.slot] = link.extra.version == V5
             self.rows.timeout_s[link.slot] = self.bridge.connect_timeout_s
 
@@ -286,6 +289,9 @@ class BridgeDoor(BaseDoor):
         what = "nothing came for 1.5 x keep-alive" if link.extra.subscribed else "no answer to CONNECT or SUBSCRIBE"
         self.refused("timeout")
         self._disconnect(link, "timeout", what, Code.KEEP_ALIVE_TIMEOUT)
+
+    def farewell(self, link: Link, cause: str, text: str) -> None:
+        self._disconnect(link, cause, text, Code.IMPLEMENTATION_SPECIFIC)
 
     def shut_down(self, link: Link) -> None:
         self._disconnect(link, "shutdown", code=Code.SUCCESS)
