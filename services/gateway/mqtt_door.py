@@ -324,9 +324,7 @@ class MqttDoor(BaseDoor):
     def _unsubscribe(self, link: Link, body: bytes) -> None:
         session: Session = link.extra
         asked = parse_unsubscribe(body, session.version)
-        had = [topic_filter in session.filters for topic_filter in asked.filters]
-        for topic_filter in asked.filters:
-            session.filters.pop(topic_filter, None)
+        had = [session.filters.pop(topic_filter, None) is not None for topic_filter in asked.filters]
         codes = [Code.SUCCESS if one else Code.NO_SUBSCRIPTION_EXISTED for one in had]
         self._answer(link, encode_unsuback(asked.packet_id, codes, session.version))
 
