@@ -24,6 +24,8 @@ log = logging.getLogger("nevstream.gateway")
 
 _RETRY_FIRST_S: Final = 0.05
 _RETRY_MAX_S: Final = 2.0
+# An append that takes longer is why frames wait.
+_SLOW_S: Final = 1.0
 
 # Compressing a large group takes milliseconds; zstd lets go of the GIL, so a thread keeps sockets moving.
 _THREAD_FROM_BYTES: Final = 128 * 1024
@@ -53,6 +55,9 @@ class Committer:
         self._hold = hold
         self._held = False
         self._writing_bytes = 0
+        self._writing_since_s: float | None = None  # since when an append is under way
+        self._writing_oldest_s: float | None = None
+        self._away = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -66,6 +71,8 @@ class Committer:
         if not self._held and self.in_flight_bytes >= self._bytes_max:
             self._held = True
             metrics.READING_PAUSED.set(1)
+            for door in DOOR_NAMES.values():
+                metrics.LIMITS_REACHED.labels(door, "in_flight_bytes_max").inc()
             self._hold(True)
             log.warning(
                 "%d bytes wait for the journal (limit %d, gateway.limits.in_flight_bytes_max): sockets are not read "
@@ -77,6 +84,20 @@ class Committer:
     @property
     def in_flight_bytes(self) -> int:
         return self._writing_bytes + self.filling.held_bytes
+
+    def lag(self) -> tuple[float, str]:
+        """Seconds that the oldest frame has waited for the journal, and why; ``metrics.LAG_CAUSES``."""
+        now_s = self._clock()
+        waiting = [*self.filling.oldest_s.values()]
+        if self._writing_oldest_s is not None:
+            waiting.append(self._writing_oldest_s)
+        if self._away:
+            cause = "journal_away"
+        elif self._writing_since_s is not None and now_s - self._writing_since_s > _SLOW_S:
+            cause = "journal_slow"
+        else:
+            cause = "in_flight" if self._held else "working"
+        return max(0.0, now_s - min(waiting)) if waiting else 0.0, cause
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run ``action`` once everything that is in the filling group now has been answered."""
@@ -96,6 +117,7 @@ class Committer:
                 group, self.filling = self.filling, self._spare
                 after, self._after = self._after, []
                 self._writing_bytes = group.held_bytes
+                self._writing_oldest_s = min(group.oldest_s.values(), default=None)
                 if group.n or group.events:
                     if group.data_bytes >= _THREAD_FROM_BYTES:
                         records = await asyncio.to_thread(group.records, self._partitions)
@@ -107,6 +129,7 @@ class Committer:
                 group.clear()
                 self._spare = group
                 self._writing_bytes = 0
+                self._writing_oldest_s = None
                 for action in after:
                     action()
                 metrics.IN_FLIGHT_BYTES.set(self.in_flight_bytes)
@@ -121,15 +144,18 @@ class Committer:
     async def _append(self, records: list[tuple[int, bytes]]) -> None:
         delay_s, begun_s = _RETRY_FIRST_S, None
         while True:
+            self._writing_since_s = self._clock()
             try:
                 await self._journal.append(records)
             except JournalUnavailable as error:
+                self._away = True
                 if begun_s is None:
                     begun_s = self._clock()
                     log.warning("the journal is away, frames are kept and not answered until it is back: %s", error)
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, _RETRY_MAX_S)
                 continue
+            self._away, self._writing_since_s = False, None
             if begun_s is not None:
                 log.info("the journal is back after %.1f s; nothing was lost", self._clock() - begun_s)
             return

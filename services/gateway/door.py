@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -38,6 +37,17 @@ log = logging.getLogger("nevstream.gateway")
 
 # A connection that we have ended has this long to take its last bytes.
 _LINGER_S: Final = 10.0
+# One that is to be refused has this long to say what it wants.
+_DENIED_S: Final = 2.0
+# A connection that is held back again and again is one event per this long.
+_LIMITED_APART_S: Final = 10.0
+
+# What a peer is told that is refused for a limit, by cause.
+DENIALS: Final = {
+    "limit": "all connections of this gateway are taken: try again later",
+    "address_limit": "too many connections from your address: try again later",
+    "connect_rate": "too many new connections from your address: try again later",
+}
 
 
 class BaseDoor:
@@ -45,6 +55,7 @@ class BaseDoor:
 
     name: str
     number: int
+    of_vehicles = True  # each connection is one vehicle's, so the limits of one vehicle hold
 
     def __init__(self, settings: Settings, intake: Intake, admission: Admission, events: Events) -> None:
         self.settings = settings
@@ -53,6 +64,7 @@ class BaseDoor:
         self.admission = admission
         self.events = events
         self.rows: Connections = intake.connections
+        self.meters = intake.meters
         self.segments: list[int] = []
         self.fresh_bytes = 0
         self.by_vin: dict[str, Link] = {}
@@ -70,12 +82,17 @@ class BaseDoor:
 
     # -- the life of a connection ------------------------------------------------------------------
     def opened(self, link: Link) -> None:
-        slot = self.rows.open(link, asyncio.get_running_loop().time(), self.limits.first_packet_timeout_s)
+        timeout_s = self.limits.first_packet_timeout_s
+        slot = self.rows.open(link, self.intake.clock(), min(timeout_s, _DENIED_S) if link.denied else timeout_s)
         if slot is None:
             self.turn_away(link, "limit")
             link.abort()
             return
         link.slot = slot
+        self.meters.fit(len(self.rows.links))
+        self.meters.open(slot)
+        if not self.of_vehicles:
+            self.meters.platform(slot)
         self._open.inc()
 
     def closed(self, link: Link) -> None:
@@ -87,6 +104,7 @@ class BaseDoor:
         self.gone(link, "peer")
         self.intake.forget(link)
         self.unbind(link)
+        self.meters.close(link.slot)
         self.rows.close(link.slot)
         link.slot = -1
         self._open.dec()
@@ -112,6 +130,7 @@ class BaseDoor:
         self.rows.state[link.slot] = State.CLOSING
         self.rows.last_seen_s[link.slot] = self.intake.now_s
         self.rows.timeout_s[link.slot] = _LINGER_S
+        self.meters.close(link.slot)
 
     def end(self, link: Link, cause: str = "", detail: str = "") -> None:
         """Close a connection from our side; bytes already written still leave.  ``cause`` "": it has been told."""
@@ -120,6 +139,44 @@ class BaseDoor:
         if link.slot >= 0:
             self.shut(link)
         link.close()
+
+    def closed_unheard(self, cause: str, peer: str) -> None:
+        """A connection was closed before it became one of ours."""
+        self.refused(cause)
+        self.events.tell(Event.REFUSED, self.number, cause, peer=peer)
+
+    def dismiss(self, link: Link, cause: str, setting: str, text: str) -> None:
+        """End a connection that has reached a limit; ``text`` for who can be told."""
+        metrics.LIMITS_REACHED.labels(self.name, setting).inc()
+        if link.known_as:
+            self.refused(cause)
+        else:
+            self.turn_away(link, cause, detail=text)
+        self.farewell(link, cause, text)
+
+    def farewell(self, link: Link, cause: str, text: str) -> None:
+        """Tell a peer why it is dismissed, where there are words for it, and close."""
+        self.end(link, cause, text)
+
+    def limited(self, link: Link, setting: str) -> None:
+        """A connection is not read for a while because it sends too fast."""
+        metrics.LIMITS_REACHED.labels(self.name, setting).inc()
+        now_s = self.intake.now_s
+        if now_s - link.limited_s >= _LIMITED_APART_S:
+            link.limited_s = now_s
+            self.events.tell(Event.LIMITED, self.number, setting.removesuffix("_max"), link=link)
+
+    def slow(self, link: Link) -> None:
+        """A packet has not become whole in time."""
+        text = "a packet or frame must be whole in time (gateway.limits.packet_timeout_s)"
+        self.dismiss(link, "slow_sender", "packet_timeout_s", text)
+
+    def deaf(self, link: Link) -> None:
+        """The peer does not take its answers: there is no telling it."""
+        metrics.LIMITS_REACHED.labels(self.name, "answer_timeout_s").inc()
+        self.refused("answers_unread")
+        self.gone(link, "answers_unread")
+        link.abort()
 
     def refused(self, cause: str) -> None:
         metrics.CONNECTIONS_REFUSED.labels(self.name, cause).inc()
@@ -166,6 +223,7 @@ class BaseDoor:
         self.by_vin[vin] = link
         link.vin = link.known_as = vin
         self.rows.bind(link.slot, state, identification)
+        self.meters.known(link.slot)
         self.alive(link, timeout_s)
         if older is not None:
             self.refused("taken_over")
@@ -199,8 +257,11 @@ class BaseDoor:
 
     def silent(self, link: Link) -> None:
         """Tell that ``link`` is ended for its silence."""
-        if self.rows.state[link.slot] == State.NEW and not link.known_as:
-            self.events.tell(Event.REFUSED, self.number, "no_login", link=link)
+        new = self.rows.state[link.slot] == State.NEW
+        setting = "first_packet_timeout_s" if new and not link.known_as else "idle_timeout_s"
+        metrics.LIMITS_REACHED.labels(self.name, setting).inc()
+        if new and not link.known_as:
+            self.events.tell(Event.REFUSED, self.number, link.denied or "no_login", link=link)
         self.refused("timeout")
         self.gone(link, "timeout")
 

@@ -47,8 +47,12 @@ class Events:
         by_peer: str = "",
         detail: str = "",
         times: int = 1,
+        peer: str = "",
     ) -> None:
-        """One event, of ``link``'s peer and client; ``vin`` where the link does not speak for it (yet)."""
+        """One event, of ``link``'s peer and client; ``vin`` where the link does not speak for it (yet).
+
+        ``peer`` where there is no link.
+        """
         second = int(self._clock())
         if second != self._second:
             self._second, self._told = second, 0
@@ -62,7 +66,7 @@ class Events:
         payload = encode(
             LinkEvent(
                 self.origin, self._number, _UNUSED, event, door, cause, named,
-                link.peer if link is not None else "", link.client if link is not None else "",
+                link.peer if link is not None else peer, link.client if link is not None else "",
                 by_peer, detail, times,
             )
         )  # fmt: skip

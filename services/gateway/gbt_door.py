@@ -43,7 +43,7 @@ from services.gateway.columns import (
     SEG_AT,
 )
 from services.gateway.connections import State
-from services.gateway.door import BaseDoor
+from services.gateway.door import DENIALS, BaseDoor
 from services.gateway.events import Events
 from services.gateway.gbt_rules import ANSWER, ASK, BIND, LOOK, NEXT, actions, error_flags, success_flags
 from services.gateway.intake import Intake
@@ -131,7 +131,9 @@ class GbtDoor(BaseDoor):
         if self.rows.state[link.slot] == State.CLOSING:
             return
         frame = self.intake.arena[start : start + length]
-        if kind == ASK:
+        if link.denied:
+            self._deny(link, frame)
+        elif kind == ASK:
             request = frame.tobytes()
             if code == Command.TIME_SYNC:
                 link.write_soon(time_sync_reply(request, int(time.time())))
@@ -149,6 +151,13 @@ class GbtDoor(BaseDoor):
             self._platform_login(link, frame)
         else:
             self._logout(link, frame, code)
+
+    def _deny(self, link: Link, frame: U8) -> None:
+        """Answer the first command of a connection that is refused for a limit; it is not kept, as nothing is lost."""
+        vin = frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii", "backslashreplace")
+        self.turn_away(link, link.denied, vin, DENIALS[link.denied])
+        link.write(reply(frame.tobytes(), Ack.ERROR))
+        self.end(link)
 
     def _login(self, link: Link, frame: U8) -> None:
         identification = frame[AT_VIN:AT_ENCRYPTION].tobytes()
@@ -215,6 +224,7 @@ class GbtDoor(BaseDoor):
             return
         self.unbind(link)
         self.rows.state[link.slot] = NEXT[Command.PLATFORM_LOGIN]
+        self.meters.platform(link.slot)
         code = frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii")
         if link.client != code:
             link.client = link.known_as = code
@@ -299,6 +309,11 @@ class GbtDoor(BaseDoor):
             self.take(link, rest, REASON["bad_length"], min(AT_LENGTH, len(rest)))
             self.intake.forget(link)
             self.intake.committer.kick()
+
+    def farewell(self, link: Link, cause: str, text: str) -> None:
+        if cause == "slow_sender":
+            self.left_over(link)  # what came of the frame is kept as bad_length
+        self.end(link, cause, text)
 
     def shut_down(self, link: Link) -> None:
         self.end(link, "shutdown")

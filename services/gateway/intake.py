@@ -17,10 +17,12 @@ from schemas.batch import I64, U8
 from services import metrics
 from services.gateway.columns import (
     F_ACK,
+    F_LENGTH,
     F_REASON,
     F_SLOT,
     F_SOURCE,
     FRAME_COLUMNS,
+    S_SEGMENT,
     SEG_AT,
     SEG_END,
     SEG_SCAN,
@@ -31,7 +33,8 @@ from services.gateway.columns import (
 )
 from services.gateway.commit import Committer, now_us
 from services.gateway.connections import Connections, State
-from services.gateway.link import HELD, READ_BYTES, TURN, TURN_BYTES, Link
+from services.gateway.link import HELD, RATED, READ_BYTES, TURN, TURN_BYTES, Link
+from services.gateway.metering import Meters
 
 log = logging.getLogger("nevstream.gateway")
 
@@ -56,6 +59,8 @@ class Door(Protocol):
     def end(self, link: Link, cause: str = "") -> None: ...
     def erred(self, link: Link, reason: int, ack: int) -> None: ...
     def overdue(self, link: Link) -> None: ...
+    def dismiss(self, link: Link, cause: str, setting: str, text: str) -> None: ...
+    def limited(self, link: Link, setting: str) -> None: ...
     def shut_down(self, link: Link) -> None: ...
     def scan(self, arena: U8, segments: I64) -> tuple[int, int]:
         """Run the kernel, refuse what it could not know; returns (frames, slow rows), keeps the rest."""
@@ -76,6 +81,7 @@ class Intake:
     def __init__(
         self,
         connections: Connections,
+        meters: Meters,
         committer: Committer,
         packet_bytes_max: int,
         carry_bytes_max: int,
@@ -90,7 +96,9 @@ class Intake:
         self.tick_number = 0
         self.held = False
         self.connections = connections
+        self.meters = meters
         self.committer = committer
+        self.clock = loop.time
         self.doors: list[Door] = []
         self.frames: I64 = np.empty((entries_max, FRAME_COLUMNS), np.int64)
         self.slow: I64 = np.empty((_SLOW_ROWS, SLOW_COLUMNS), np.int64)
@@ -101,6 +109,7 @@ class Intake:
         self.unwritten: list[Link] = []  # those with answers for the end of the tick
         self._held_links: list[Link] = []
         self._turned: list[Link] = []
+        self._rated: list[tuple[Link, int]] = []  # those that have sent too much, and their serial
         self._carry_bytes = 0
         self._carry_bytes_max = carry_bytes_max
 
@@ -180,11 +189,15 @@ class Intake:
         closing = state >= State.WAITING
         if closing.any():
             segments[closing, SEG_STATE] = -1
+        begun = segments[:, SEG_AT].copy()
         while True:
             n_frames, n_slow = door.scan(self.arena, segments)
             if n_frames:
                 self._name_sources(n_frames)
+                self._judge(n_frames)
             door.settle(n_frames)
+            if n_slow:
+                self.meters.count(slots[self.slow[:n_slow, S_SEGMENT]])
             for kind, index, start, length, code in self.slow[:n_slow].tolist():
                 segment = segments[index]
                 link = rows.links[int(segment[SEG_SLOT])]
@@ -196,10 +209,62 @@ class Intake:
                     segment[SEG_STATE] = SEG_SCAN
             if not (segments[:, SEG_STATE] == SEG_SCAN).any():
                 break
-        for slot, at, end, _ in segments[segments[:, SEG_AT] < segments[:, SEG_END]].tolist():
+        left = segments[:, SEG_AT] < segments[:, SEG_END]
+        moved = segments[:, SEG_AT] != begun
+        self.meters.whole(slots[~left])
+        if left.any():
+            self.meters.partial(slots[left], moved[left], self.now_s)
+            for slot, at, end, _ in segments[left].tolist():
+                link = rows.links[slot]
+                if link is not None and rows.state[slot] != State.CLOSING:
+                    self._keep(link, at, end)
+        for slot in self.meters.spend(slots, segments[:, SEG_AT] - begun).tolist():
             link = rows.links[slot]
             if link is not None and rows.state[slot] != State.CLOSING:
-                self._keep(link, at, end)
+                self._slow_down(link)
+
+    def _judge(self, n: int) -> None:
+        """Count frames, and end connections that send nothing but what is refused."""
+        frames = self.frames[:n]
+        slots = frames[:, F_SLOT]
+        self.meters.count(slots)
+        good = frames[:, F_REASON] == 0
+        if good.all():
+            self.meters.refused[slots] = 0.0
+            return
+        for slot in self.meters.judge(slots, frames[:, F_LENGTH], good).tolist():
+            link = self.connections.links[slot]
+            if link is not None:
+                text = "nothing but refused frames (gateway.limits.refused_bytes_max)"
+                self._loop.call_soon(self._dismiss, link, int(self.connections.serial[slot]), text)
+
+    def _dismiss(self, link: Link, serial: int, text: str) -> None:
+        """Once its answers are on their way: what it has sent is kept, and it is told so."""
+        if link.slot < 0 or self.connections.serial[link.slot] != serial:
+            return
+        if self.connections.state[link.slot] != State.CLOSING:
+            link.door.dismiss(link, "refused_in_a_row", "refused_bytes_max", text)
+
+    def _slow_down(self, link: Link) -> None:
+        """It has sent more than a vehicle may: not read until ``refill`` finds that it may again."""
+        link.door.limited(link, self.meters.short_of(link.slot))
+        link.pause(RATED)
+        self._rated.append((link, int(self.connections.serial[link.slot])))
+
+    def refill(self, seconds: float) -> None:
+        """``seconds`` have passed: fill the meters, read those again that may go on."""
+        self.meters.fill(seconds)
+        if not self._rated:
+            return
+        waiting, self._rated = self._rated, []
+        for link, serial in waiting:
+            if link.slot < 0 or self.connections.serial[link.slot] != serial:
+                continue
+            if self.meters.may_go_on(link.slot):
+                self.connections.last_seen_s[link.slot] = self._loop.time()  # it was we who did not listen
+                link.resume(RATED)
+            else:
+                self._rated.append((link, serial))
 
     def _keep(self, link: Link, at: int, end: int) -> None:
         """Keep an incomplete packet until its rest arrives."""
@@ -207,6 +272,7 @@ class Intake:
             # Too many half packets: the one that would go beyond the bound pays for it.
             metrics.CONNECTIONS_REFUSED.labels(link.door.name, "memory").inc()
             log.warning("%s: %d bytes of incomplete packets are held, closing %s", link.door.name, end - at, link.peer)
+            metrics.LIMITS_REACHED.labels(link.door.name, "in_flight_bytes_max").inc()
             link.door.end(link, "memory")
             return
         link.carry = bytes(self.view[at:end])
@@ -242,6 +308,7 @@ class Intake:
         if not held:
             links, self._held_links = self._held_links, []
             now_s = self._loop.time()
+            self.meters.all_read_again(now_s)
             for link in links:
                 if link.slot >= 0:
                     self.connections.last_seen_s[link.slot] = now_s  # it was we who did not listen

@@ -7,6 +7,7 @@ own, but for an incomplete packet that waits for its rest.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from services.certificates import names_of
@@ -19,6 +20,7 @@ HELD: Final = 1  # too much waits for the journal
 BLOCKED: Final = 2  # the peer does not take its answers
 WAITING: Final = 4  # a password is being verified
 TURN: Final = 8  # it has had its share of this tick
+RATED: Final = 16  # it has sent more than a vehicle may in this time
 
 READ_BYTES: Final = 64 * 1024
 # A connection that sends without end gets this much per tick, so that the others get theirs.
@@ -51,13 +53,18 @@ class Link(asyncio.BufferedProtocol):
         self.source: tuple[Any, int] = (None, 0)  # the group in which it is named as a source, and its number there
         self.ended_by_us = False
         self.extra: Any = None  # what the door keeps per connection
+        self.denied = ""  # cause for which it is refused as soon as it has said what it wants
+        self.limited_s = -1e9  # when its being limited was last told
+        self.uncounted: Callable[[], None] | None = None  # said once, when it is gone
         self._at = 0
         self._pauses = 0
         self._soon: list[bytes] = []
         self._transport: asyncio.Transport | None = None
+        self._made = False
 
     # -- asyncio -----------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._made = True
         self._transport = cast("asyncio.Transport", transport)
         name = transport.get_extra_info("peername")
         self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) and len(name) >= 2 else ""
@@ -91,12 +98,27 @@ class Link(asyncio.BufferedProtocol):
         if self.slot >= 0:
             self.door.closed(self)
         self._transport = None
+        self._uncount()
+
+    def never_came(self) -> None:
+        """The socket was taken; unless ``connection_made`` was called, that was all."""
+        if not self._made:
+            self._uncount()
+
+    def _uncount(self) -> None:
+        if self.uncounted is not None:
+            self.uncounted()
+            self.uncounted = None
 
     def pause_writing(self) -> None:
         self.pause(BLOCKED)
+        if self.slot >= 0:
+            self.intake.meters.blocked_since_s[self.slot] = self.intake.clock()
 
     def resume_writing(self) -> None:
         self.resume(BLOCKED)
+        if self.slot >= 0:
+            self.intake.meters.blocked_since_s[self.slot] = float("inf")
 
     # -- for the door ------------------------------------------------------------------------------
     def write(self, data: bytes) -> None:
@@ -140,6 +162,8 @@ class Link(asyncio.BufferedProtocol):
         self._pauses &= ~why
         if not self._pauses and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+            if self.slot >= 0:
+                self.intake.meters.read_again(self.slot, self.intake.clock())
 
     @property
     def closing(self) -> bool:

@@ -45,7 +45,7 @@ from schemas.mqtt.wire import V5, V311, Code, MqttError, PacketType
 from services.gateway.admission import Admission, Verdict, is_vin
 from services.gateway.columns import ACK_COLUMNS, F_LENGTH, F_REASON, F_SLOT, F_START
 from services.gateway.connections import ALIASES, State
-from services.gateway.door import BaseDoor
+from services.gateway.door import DENIALS, BaseDoor
 from services.gateway.events import Events
 from services.gateway.intake import Intake
 from services.gateway.link import WAITING, Link
@@ -199,6 +199,10 @@ class MqttDoor(BaseDoor):
             int(connect.properties.get("receive_maximum", 0)) or 0xFFFF,
             bool(connect.properties.get("session_expiry_interval")),
         )
+        if link.denied:
+            code = Code.CONNECTION_RATE_EXCEEDED if link.denied == "connect_rate" else Code.QUOTA_EXCEEDED
+            self._refuse(link, connect.version, code, link.denied, DENIALS[link.denied], vin=claimed_vin(connect))
+            return
         if "authentication_method" in connect.properties:
             self._refuse(
                 link, connect.version, Code.BAD_AUTHENTICATION_METHOD, "auth_method", "use a user name and a password"
@@ -429,6 +433,10 @@ class MqttDoor(BaseDoor):
             link.write(answer)
         self.end(link, cause, text)
 
+    def farewell(self, link: Link, cause: str, text: str) -> None:
+        code = Code.QUOTA_EXCEEDED if cause == "refused_in_a_row" else Code.IMPLEMENTATION_SPECIFIC
+        self._disconnect(link, code, text, cause)
+
     def replaced(self, link: Link) -> None:
         session: Session = link.extra
         # a client that is back before its will delay has passed has not vanished [MQTT-3.1.3-9]
@@ -442,3 +450,8 @@ class MqttDoor(BaseDoor):
 
     def shut_down(self, link: Link) -> None:
         self._disconnect(link, Code.SERVER_SHUTTING_DOWN, "the gateway is stopping: connect again", "shutdown")
+
+
+def claimed_vin(connect: Connect) -> str:
+    """Whose a connection says that it is; "" when it does not."""
+    return next((text for text in (connect.username or "", connect.client_id) if is_vin(text)), "")

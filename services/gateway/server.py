@@ -11,7 +11,7 @@ import contextlib
 import errno
 import logging
 import os
-from typing import Any, Final
+from typing import Final
 
 from schemas.downlink import CommandQueue
 from schemas.keyring import KeyStore
@@ -20,22 +20,26 @@ from services import metrics
 from services.certificates import Certificates
 from services.errors import PortInUse, SettingsError
 from services.gateway import bridge_scan, gather, scan_gbt, scan_mqtt
+from services.gateway.accepting import SPARE_ROWS, Acceptor, Crowd, Pace, listen
 from services.gateway.admission import Admission
 from services.gateway.bridge import BridgeDoor
 from services.gateway.bridge_line import check
 from services.gateway.checking import Checking
 from services.gateway.commit import Committer
 from services.gateway.connections import Connections, State
+from services.gateway.door import BaseDoor
 from services.gateway.downlink import Downlink
 from services.gateway.events import Events
 from services.gateway.gbt_door import GbtDoor
 from services.gateway.intake import Intake
+from services.gateway.metering import Meters
 from services.gateway.mqtt_door import MqttDoor
 from services.settings import Settings
 
 log = logging.getLogger("nevstream.gateway")
 
 _SWEEP_S: Final = 0.5
+_REFILL_S: Final = 0.1
 _LAST_EVENTS_S: Final = 1.0
 _BACKLOG: Final = 4096
 # Entries (frames, acks) a kernel lists before Python must empty the table.
@@ -65,7 +69,7 @@ class Gateway:
         self.downlink: Downlink | None = None
         self.bridge: BridgeDoor | None = None
         self._bridging: list[asyncio.Task[None]] = []
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._certificates: list[Certificates] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -74,7 +78,8 @@ class Gateway:
         loop = asyncio.get_running_loop()
         settings = self._settings
         limits = settings.gateway.limits
-        self._connections = Connections(limits.connections_max, settings.journal.partitions)
+        self._connections = Connections(limits.connections_max + SPARE_ROWS, settings.journal.partitions)
+        self._crowd, self._pace = Crowd(limits), Pace(limits, loop.time())
         self._committer = Committer(
             self._journal,
             self._connections,
@@ -85,6 +90,7 @@ class Gateway:
         )
         self._intake = Intake(
             self._connections,
+            Meters(limits, len(self._connections.links)),
             self._committer,
             packet_bytes_max=max(limits.packet_bytes_max, limits.frame_bytes_max),
             carry_bytes_max=limits.in_flight_bytes_max,
@@ -98,10 +104,12 @@ class Gateway:
         self.mqtt = MqttDoor(settings, self._intake, self._admission, self._events)
         self.gbt32960 = GbtDoor(settings, self._intake, self._admission, self._events)
         self._intake.doors = [self.mqtt, self.gbt32960]
+        self._doors: dict[int, BaseDoor] = {self.mqtt.number: self.mqtt, self.gbt32960.number: self.gbt32960}
         if settings.gateway.bridge.enabled:
             check(settings.gateway.bridge)
             self.bridge = BridgeDoor(settings, self._intake, self._admission, self._events, self._index)
             self._intake.doors.append(self.bridge)
+            self._doors[self.bridge.number] = self.bridge
         await self._admission.start()
         if self._keys is not None and settings.gateway.gbt32960.check_secrets:
             self._checking = self.gbt32960.checking = Checking(self._keys, settings.encryption)
@@ -109,19 +117,20 @@ class Gateway:
         try:
             for door, wanted in ((self.mqtt, settings.gateway.mqtt), (self.gbt32960, settings.gateway.gbt32960)):
                 if wanted.enabled and wanted.plain:
-                    await self._listen(door, wanted.host, wanted.port)
+                    self._listen(door, wanted.host, wanted.port)
                 if wanted.enabled and wanted.tls.enabled:
                     where = f"gateway.{door.name}.tls"
                     certificates = Certificates(wanted.tls, where, ("mqtt",) if door is self.mqtt else ())
                     self._certificates.append(certificates)
-                    await self._listen(door, wanted.host, wanted.tls.port, certificates)
+                    self._listen(door, wanted.host, wanted.tls.port, certificates)
         except BaseException:
-            await self._stop_listening()
+            self._stop_listening()
             await self._stop_reading_store()
             raise
         self._tasks = [
             asyncio.create_task(self._committer.run(), name="gateway commits"),
             asyncio.create_task(self._sweep(), name="gateway deadlines"),
+            asyncio.create_task(self._refill(), name="gateway rates"),
             *(asyncio.create_task(one.keep_fresh(), name="gateway certificates") for one in self._certificates),
         ]
         if self._commands is not None and settings.gateway.commands.enabled:
@@ -160,8 +169,12 @@ class Gateway:
         tasks, self._tasks = self._tasks, []
         for task in self._bridging:
             task.cancel()
-        await self._stop_listening()
+        self._stop_listening()
         await self._stop_reading_store()
+        for _ in range(3):  # what was taken out of the kernel's queue becomes a connection that can be told
+            await asyncio.sleep(0)
+        for acceptor in self._acceptors:
+            await acceptor.ended()
         links = self._connections.all()
         for link in links:
             link.pause(1 << 30)
@@ -194,6 +207,7 @@ class Gateway:
         await asyncio.sleep(0)
         metrics.READING_PAUSED.set(0)
         metrics.IN_FLIGHT_BYTES.set(0)
+        metrics.show_lag("gateway", 0.0, "working")
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -211,45 +225,38 @@ class Gateway:
         if task.cancelled() or (fault := task.exception()) is None:
             return
         log.critical("%s failed, every connection is closed: %s", task.get_name(), fault, exc_info=fault)
-        for server in self._servers:
-            server.close()
+        self._stop_listening()
         for link in self._connections.all():
             link.abort()
 
-    async def _listen(
-        self, door: MqttDoor | GbtDoor, host: str, port: int, certificates: Certificates | None = None
-    ) -> None:
-        loop = asyncio.get_running_loop()
+    def _listen(self, door: MqttDoor | GbtDoor, host: str, port: int, certificates: Certificates | None = None) -> None:
         shared = self._settings.gateway.processes > 1
         name, where, variable = door.name, f"gateway.{door.name}", f"NEVSTREAM_GATEWAY__{door.name.upper()}__PORT"
-        secured: dict[str, Any] = {}
         if certificates is not None:
             name, where, variable = f"{name}_tls", f"{where}.tls", variable.replace("__PORT", "__TLS__PORT")
-            handshake_s = self._settings.gateway.limits.first_packet_timeout_s
-            secured = {"ssl": certificates.context, "ssl_handshake_timeout": handshake_s}
         try:
-            server = await loop.create_server(
-                door.factory, host, port, backlog=_BACKLOG, reuse_address=True, reuse_port=shared or None, **secured
-            )
+            listeners = listen(host, port, _BACKLOG, shared)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortInUse(
                     f"{host}:{port} is in use by another program: stop it, or set {where}.port ({variable}) "
                     "to a free one"
                 ) from error
-            reason = os.strerror(error.errno) if error.errno else str(error)
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise SettingsError(
                 f"cannot listen on {host}:{port} ({reason}): check gateway.{door.name}.host and {where}.port"
             ) from error
-        self._servers.append(server)
-        address = server.sockets[0].getsockname()
-        self.addresses[name] = (address[0], address[1])
-        log.info("listening for %s on %s:%d", name, address[0], address[1])
+        limits, context = self._settings.gateway.limits, certificates.context if certificates is not None else None
+        for listener in listeners:
+            self._acceptors.append(
+                Acceptor(listener, name, door.factory, door.closed_unheard, self._crowd, self._pace, limits, context)
+            )
+        self.addresses[name] = self._acceptors[-len(listeners)].address
+        log.info("listening for %s on %s:%d", name, *self.addresses[name])
 
-    async def _stop_listening(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+    def _stop_listening(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.stop()
 
     async def _stop_reading_store(self) -> None:
         await self._admission.stop()
@@ -261,13 +268,30 @@ class Gateway:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_SWEEP_S)
+            metrics.show_lag("gateway", *self._committer.lag())
             if self._intake.held:
                 continue  # it is we who do not listen
-            for link in self._connections.overdue(loop.time()):
-                if self._connections.state[link.slot] == State.CLOSING:
+            rows, meters, now_s = self._connections, self._intake.meters, loop.time()
+            for link in rows.overdue(now_s):
+                if rows.state[link.slot] == State.CLOSING:
                     link.abort()
                 else:
                     link.door.overdue(link)
+            for late, say in ((meters.slow(now_s), BaseDoor.slow), (meters.deaf(now_s), BaseDoor.deaf)):
+                for slot in late:
+                    late_link = rows.links[slot]
+                    if late_link is not None and rows.state[slot] != State.CLOSING:
+                        say(self._doors[late_link.door.number], late_link)
+
+    async def _refill(self) -> None:
+        """Let connections send again that have sent too much; one pass over arrays, no timer per connection."""
+        loop = asyncio.get_running_loop()
+        before_s = loop.time()
+        while True:
+            await asyncio.sleep(_REFILL_S)
+            now_s = loop.time()
+            self._intake.refill(now_s - before_s)
+            before_s = now_s
 
     def _registry_changed(self) -> None:
         self.mqtt.unregistered()

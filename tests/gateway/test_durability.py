@@ -98,7 +98,7 @@ async def test_silence_of_our_own_making_ends_no_connection(start: Start) -> Non
 
 
 async def test_a_peer_that_takes_no_answers_is_not_read(start: Start) -> None:
-    run = await start()
+    run = await start(limits={"frames_per_s_max": 0, "bytes_per_s_max": 0})
     client = await run.vehicle()
     client.reader._transport.pause_reading()  # type: ignore[attr-defined]
     link = run.gateway.gbt32960.by_vin[VIN]

@@ -85,8 +85,9 @@ async def test_no_room(start: Start) -> None:
     run = await start(limits={"connections_max": 1})
     first = await run.vehicle()
     second = await run.client("gbt32960")
-    assert await second.rest() == b""
-    await settled(run, ("connected", "", VIN), ("refused", "limit", ""))
+    second.send(login(OTHER))
+    assert (await second.rest())[3] == 2
+    await settled(run, ("connected", "", VIN), ("refused", "limit", OTHER))
     first.close()
 
 

@@ -548,7 +548,9 @@ async def test_connections_max(start: Start) -> None:
     run = await start(limits={"connections_max": 1})
     first = await run.mqtt()
     second = await run.client("mqtt")
-    assert await second.rest() == b""
+    second.send(connect(OTHER, 5))
+    answer = await second.rest()
+    assert (answer[3], b"all connections of this gateway are taken" in answer) == (Code.QUOTA_EXCEEDED, True)
     first.close()
     await run.until(lambda: run.gateway._connections.count == 0)
     await run.mqtt()
