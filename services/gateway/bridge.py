@@ -9,6 +9,7 @@ said on them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any, Final
 
@@ -46,6 +47,8 @@ log = logging.getLogger("nevstream.bridge")
 
 _SUBSCRIBE_ID: Final = 1  # the only packet identifier that we ever choose
 _RETAIN_IF_NEW: Final = 1 << 4  # retained messages with a subscription that is new, not with each connection
+_GOODBYE_S: Final = 1.0
+_ALL_PAUSES: Final = (1 << 31) - 1
 _SOURCES_MAX: Final = 4096  # vehicles of refused frames that one group names; beyond it, only the broker
 
 # CONNACK of 3.1.1 (table 3.1) in the codes of 5.
@@ -96,6 +99,7 @@ class BridgeDoor(BaseDoor):
         self._skips: I64 = np.zeros((self.rows.rows_max, SKIP_COLUMNS), np.int64)
         self._named: dict[tuple[int, bytes], int] = {}
         self._named_in: object = None
+        self._leaving: list[Session] = []
         self.registry_known = asyncio.Event()
         self.lines = [Line(self, number) for number in range(self.bridge.connections)]
 
@@ -264,8 +268,7 @@ class BridgeDoor(BaseDoor):
         super().opened(link)
         if link.slot >= 0:
             self._skips[link.slot] = 0
-            if (meters := getattr(self, "meters", None)) is not None:
-                meters.platform(link.slot)  # a broker speaks for a fleet: no vehicle's rates hold
+            self.meters.platform(link.slot)  # a broker speaks for a fleet: no vehicle's rates hold
             self.rows.five[link.slot] = link.extra.version == V5
             self.rows.timeout_s[link.slot] = self.bridge.connect_timeout_s
 
@@ -281,6 +284,14 @@ class BridgeDoor(BaseDoor):
             self.events.tell(Event.CLOSED, self.number, session.cause, link=link, detail=detail)
         return True
 
+    def ended(self, link: Link) -> None:
+        """The broker has hung up: it takes no answers any more, so there is nothing to wait for."""
+        if link.tick == self.intake.tick_number:
+            self.intake.tick()
+        if link.slot >= 0:
+            self.gone(link, "peer")
+        link.close()
+
     def closed(self, link: Link) -> None:
         super().closed(link)
         link.extra.over.set()
@@ -294,7 +305,24 @@ class BridgeDoor(BaseDoor):
         self._disconnect(link, cause, text, Code.IMPLEMENTATION_SPECIFIC)
 
     def shut_down(self, link: Link) -> None:
-        self._disconnect(link, "shutdown", code=Code.SUCCESS)
+        """Say goodbye and let the broker close: closed by us, a socket with unread bytes would take our last
+        acknowledgements along."""
+        session: Session = link.extra
+        if not session.subscribed:
+            self._disconnect(link, "shutdown")
+            return
+        link.write(encode_disconnect(session.version))
+        self.gone(link, "shutdown")
+        self.shut(link)
+        link.resume(_ALL_PAUSES)
+        self._leaving.append(session)
+
+    async def left(self) -> None:
+        """Returns when the broker has closed the connections that were shut down, or has had its time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                for session in self._leaving:
+                    await session.over.wait()
 
     def unregistered(self) -> None:
         """The registry has been read: from now on it is known whose frames are taken."""

@@ -192,6 +192,8 @@ class Gateway:
         for link in links:
             if link.slot >= 0:
                 link.door.shut_down(link)
+        if self.bridge is not None:
+            await self.bridge.left()
         with contextlib.suppress(TimeoutError):  # that they were closed: good to know, not worth waiting for
             await asyncio.wait_for(self._committer.flushed(), min(timeout_s, _LAST_EVENTS_S))
         for task in tasks:
