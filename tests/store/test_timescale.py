@@ -84,11 +84,11 @@ def test_late_rows_merge_as_on_plain_postgresql(ts: psycopg.Connection[Any]) -> 
             (NOON - timedelta(days=2), 7, 48),  # new, of a day that has no chunk yet
         ):
             _report(ts, "late_telemetry", vehicle, time, digest, soc)
-        counted = ts.execute(statements.COUNT_LATE, [8]).fetchall()
+        counted = ts.execute(statements.COUNT_LATE, [8, "Asia/Shanghai"]).fetchall()
         ts.execute(statements.merge_late(TELEMETRY))
 
     stored = ts.execute("SELECT time, digest, soc_pct FROM telemetry ORDER BY time").fetchall()
-    assert [(row[0], row[2], row[3]) for row in counted] == [(vehicle, 1, 2)]
+    assert [(row[0], row[2], row[3], row[4]) for row in counted] == [(vehicle, NOON.date(), 1, 2)]
     assert stored == [(NOON - timedelta(days=2), 7, 48), (NOON, 3, 49)]
 
 
