@@ -94,7 +94,7 @@ LAG = Gauge(
 )
 LAG_CAUSES: Final = {
     "gateway": ("working", "journal_slow", "journal_away", "in_flight"),
-    "pipeline": ("working", "store_slow", "store_away", "journal_away", "positions_moved"),
+    "pipeline": ("working", "store_slow", "store_away", "journal_away", "positions_moved", "halted"),
 }
 BRIDGE_CONNECTIONS = Gauge(
     "nevstream_gateway_bridge_connections",
@@ -249,6 +249,11 @@ def show_lag(stage: str, seconds: float, cause: str) -> None:
     """Say how long the oldest frame of ``stage`` has waited (0: none waits), and for what (a name of LAG_CAUSES)."""
     for name in LAG_CAUSES[stage]:
         LAG.labels(stage, name).set(seconds if name == cause else 0.0)
+
+
+def shared() -> bool:
+    """Whether this process is one of several on this machine that tell their metrics together."""
+    return bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
 
 
 def samples() -> dict[str, list[tuple[dict[str, str], float]]]:

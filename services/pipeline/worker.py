@@ -41,6 +41,15 @@ _UNPACKED_FACTOR: Final = 4
 
 _KINDS: Final = {REPLY: "reply", 0: "link_event"}  # what no command id stands for
 
+# Nothing committed for so long, and no error: the store is slow. How often the lag is told anew.
+_SLOW_S: Final = 2.0
+_TELL_LAG_S: Final = 0.5
+_LAG_CAUSES: Final = {
+    "store_unavailable": "store_away",
+    "journal_unavailable": "journal_away",
+    "positions_moved": "positions_moved",
+}
+
 _CAUSES: Final[Mapping[type[NevstreamError], str]] = {
     StoreUnavailable: "store_unavailable",
     JournalUnavailable: "journal_unavailable",
@@ -73,6 +82,8 @@ class Pipeline:
         self._own_signals = extractor_of(self._settings.signals_file)
         self._json = samples_of(self._settings.signals_file, self._settings.json_limits())
         self._waiting: list[asyncio.Future[None]] = []
+        self._waits_for = ""  # why nothing moves, where that is known
+        self._moved_s = time.monotonic()
         # arrival of the oldest frame of each batch that is prepared and not committed; and, after a
         # restart, of the oldest that had been
         self._in_flight_us: deque[int] = deque()
@@ -81,6 +92,7 @@ class Pipeline:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; a commit under way is finished, what was only read is left for the next run."""
+        telling = asyncio.create_task(self._tell_lag(), name="pipeline lag")
         try:
             with ThreadPoolExecutor(1, thread_name_prefix="pipeline") as thread:
                 while not stop.is_set():
@@ -89,6 +101,7 @@ class Pipeline:
                     except tuple(_CAUSES) as error:
                         await self._pause(error, stop)
         finally:
+            telling.cancel()
             for future in self._waiting:
                 future.cancel()
 
@@ -102,6 +115,7 @@ class Pipeline:
         cause = next(name for kind, name in _CAUSES.items() if isinstance(error, kind))
         metrics.PIPELINE_RESTARTS.labels(cause).inc()
         log.warning("%s; beginning again from the store in %.1f s", error, self._retry_s)
+        self._waits_for = _LAG_CAUSES[cause]
         self._show_lag()
         await _wait(stop, self._retry_s)
         self._retry_s = min(_RETRY_MAX_S, 2 * self._retry_s)
@@ -132,6 +146,7 @@ class Pipeline:
                     del self._waiting[:asked]
                     self._retry_s = _RETRY_FIRST_S
                     self._held_us = None
+                    self._waits_for = ""
                     self._show_lag()
                     await _wait(stop, self._settings.idle_sleep_ms / 1000)
                     continue
@@ -233,11 +248,24 @@ class Pipeline:
             metrics.BATCH_SECONDS.labels(step).observe(seconds)
         metrics.SOCKET_TO_ROW_SECONDS.observe(max(0.0, self._clock() - self._in_flight_us.popleft() / 1e6))
         self._held_us = None
+        self._waits_for, self._moved_s = "", time.monotonic()
         self._show_lag()
 
     def _show_lag(self) -> None:
         oldest = min(self._in_flight_us, default=None) if self._held_us is None else self._held_us
-        metrics.LAG_SECONDS.set(0.0 if oldest is None else max(0.0, self._clock() - oldest / 1e6))
+        lag_s = 0.0 if oldest is None else max(0.0, self._clock() - oldest / 1e6)
+        metrics.LAG_SECONDS.set(lag_s)
+        now_s = time.monotonic()
+        if oldest is None:
+            self._moved_s = now_s
+        cause = self._waits_for or ("store_slow" if now_s - self._moved_s > _SLOW_S else "working")
+        metrics.show_lag("pipeline", lag_s, cause)
+
+    async def _tell_lag(self) -> None:
+        """Also while nothing else happens: a lag grows in silence."""
+        while True:
+            await asyncio.sleep(_TELL_LAG_S)
+            self._show_lag()
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

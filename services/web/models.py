@@ -490,6 +490,34 @@ class Alive(Model):
     time: datetime
 
 
+class StageLag(Model):
+    seconds: float = Field(description="Age of the oldest frame that waits; 0: none does.")
+    cause: str = Field(description="Why it waits: working (it is on its way), journal_away, journal_slow, in_flight, "
+                       "store_away, store_slow, positions_moved, halted.")
+
+
+class GatewayState(Model):
+    listeners: dict[str, int] = Field(description="Processes that take new connections, by listener.")
+    connections: dict[str, int] = Field(description="Open connections by door.")
+    in_flight_bytes: int = Field(description="Received and not yet durable.")
+    reading_paused: int = Field(description="Processes that do not read their sockets for now.")
+    paused_because: str | None = Field(description="Cause of that: journal_away, journal_slow or in_flight.")
+    limits_reached: dict[str, int] = Field(description="How often each limit of [gateway.limits] acted since the start.")
+
+
+class SystemState(Model):
+    model_config = _example(
+        as_of=_TIME,
+        gateway={"listeners": {"mqtt": 1, "gbt32960": 1}, "connections": {"mqtt": 900, "gbt32960": 80},
+                 "in_flight_bytes": 0, "reading_paused": 0, "paused_because": None, "limits_reached": {}},
+        lag={"gateway": {"seconds": 0.004, "cause": "working"}, "pipeline": {"seconds": 0.1, "cause": "working"}},
+    )  # fmt: skip
+
+    as_of: datetime
+    gateway: GatewayState
+    lag: dict[str, StageLag | None] = Field(description="By stage; null: no process of this machine tells.")
+
+
 class Ready(Model):
     model_config = _example(status="ready", schema_version="0003_ledger")
 

@@ -16,6 +16,7 @@ from services.web import models
 from services.web.answers import Json
 from services.web.catalogue import CATALOGUE
 from services.web.parameters import Ctx, only_known
+from services.web.state import not_ready, state_of
 from services.web.problems import RETRY_AFTER_S, ProblemError
 from services.web.vehicles import REPORTING_WITHIN_S, WithinQuery
 
@@ -68,7 +69,11 @@ async def healthz(ctx: Ctx) -> Json:
 
 @router.get("/readyz", response_model=models.Ready, summary="Can this process answer")
 async def readyz(ctx: Ctx) -> Json:
-    """200 when the database answers and its schema is the one this version was built for, else 503."""
+    """Whether vehicles and readers are served as they should be; 503 says what is not.
+
+    The database answers, its schema is this version's, no pipeline has stopped by itself, a gateway process takes
+    connections at every listener, and no frame has waited longer than `web.ready_lag_max_s`.
+    """
     health = await ctx.queries.health()
     if not health.current:
         raise ProblemError(
@@ -78,7 +83,25 @@ async def readyz(ctx: Ctx) -> Json:
             "Run `nevstream migrate` with this version; when the schema is the newer one, update this process.",
             headers={"Retry-After": str(RETRY_AFTER_S)},
         )  # fmt: skip
+    because = ""
+    if metrics.shared():
+        because = not_ready(await asyncio.to_thread(metrics.samples), ctx.settings)
+    if because:
+        raise ProblemError(
+            503, "not-ready", "Frames are not taken or stored as they should be", f"{because[0].upper()}{because[1:]}.",
+            "See GET /v1/system and the gateways' and pipelines' logs.",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+        )  # fmt: skip
     return Json({"status": "ready", "schema_version": health.schema_applied})
+
+
+@router.get(
+    "/v1/system", response_model=models.SystemState, summary="How the processes stand", dependencies=_STRICT
+)
+async def system_state(ctx: Ctx) -> Json:
+    """Listeners, connections, what is held back and why, and the lag of each stage with its cause."""
+    state = state_of(await asyncio.to_thread(metrics.samples))
+    return Json({"as_of": ctx.local(ctx.now()), **state})
 
 
 @router.get("/metrics", response_class=Response, summary="Metrics for Prometheus")
