@@ -194,6 +194,7 @@ class DeadLetter:
     peer: str | None
     client: str | None
     frame: bytes
+    error: str | None = None  # what was raised, of a frame that is poison or a record that is torn
 
 
 @dataclass(frozen=True, slots=True)

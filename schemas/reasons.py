@@ -67,6 +67,11 @@ REASONS: Final[tuple[Reason, ...]] = (
            "Compare with `nevstream schema telemetry`; time is ISO 8601 with offset, or milliseconds since 1970."),
     Reason(22, "json_limit", "More nesting, samples or values in a JSON payload than the pipeline takes.",
            "Split the payload, or raise pipeline.json_*_max."),
+    Reason(23, "poison", "Storing this frame raises an unexpected error, in this program or in the database.",
+           "It is not the vehicle's fault: report the error with the frame, update, then requeue the letter."),
+    Reason(24, "torn_record", "A record of the journal is not as it was written; the frame kept is the whole record.",
+           "Check the database's disk (dmesg, SMART, PostgreSQL's log). Its frames were acknowledged: have the "
+           "vehicles of that minute reissue them, or restore the journal from a replica."),
 )  # fmt: skip
 
 BY_CODE: Final = {reason.code: reason for reason in REASONS}

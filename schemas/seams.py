@@ -104,8 +104,8 @@ class Sink(Protocol):
         """Ids of these VINs, in order; unknown ones become vehicles first (idempotent)."""
         ...
 
-    async def commit(self, batch: RowBatch) -> Committed:
-        """Write the batch and its journal positions in one transaction.
+    async def commit(self, batch: RowBatch, *, keep: bool = True) -> Committed:
+        """Write the batch and its journal positions in one transaction; with ``keep`` False take it all back.
 
         Raises ``PositionsMoved`` when another owner has committed past the batch's previous
         positions (nothing is written; start again from the store), ``StoreUnavailable`` when the

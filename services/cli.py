@@ -113,6 +113,8 @@ def _narrate(name: str, facts: dict[str, Any]) -> None:
     elif name == "exited":
         err.print(f"  [yellow]{facts.get('child', 'a process')} ended and is started again[/yellow]")
 
+    elif name == "halted":
+        err.print(f"  [red]{facts['child']} has stopped:[/red] {escape(facts['message'])}", highlight=False)
 
 def _stop_event() -> threading.Event:
     """An event that SIGINT or SIGTERM sets; a second one ends the process at once."""

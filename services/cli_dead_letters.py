@@ -218,6 +218,7 @@ def show(
         ("reason", f"[bold red]{found['reason']}[/bold red] at byte {found['error_offset']}"),
         ("meaning", escape(found["meaning"])),
         ("remedy", escape(found["how_to_fix"])),
+        *([("error", escape(found["error"]))] if found["error"] else []),
         ("received", _text(found["received_at"])),
         ("door", found["door"]),
         ("peer", escape(_text(found["peer"]))),

@@ -258,6 +258,8 @@ class Supervisor:
                 child.facts = facts
                 child.failures = 0
                 child.ready.set()
+            elif event == "halted":  # it lives, and does not do its work
+                child.ready.clear()
             elif event == "fatal":
                 child.fatal = facts.get("message", "")
             self._on_event(child.name, event, facts)

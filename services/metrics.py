@@ -174,6 +174,12 @@ BATCH_SECONDS = Histogram(
 PIPELINE_RESTARTS = Counter(
     "nevstream_pipeline_restarts_total", "Times a pipeline began again from the store, by cause.", ["cause"]
 )
+PIPELINE_HALTED = Gauge(
+    "nevstream_pipeline_halted",
+    "Pipeline processes that have stopped because more than pipeline.reject_share_max of the frames are refused. Find "
+    "out why (`nevstream dead-letters list`), then restart them. Frames wait in the journal meanwhile.",
+    multiprocess_mode="livesum",
+)
 SOCKET_TO_ROW_SECONDS = Histogram(
     "nevstream_pipeline_socket_to_row_seconds",
     "Arrival of a frame to its row being committed, one observation per batch (its oldest frame).",
@@ -273,6 +279,14 @@ def totals(directory: Path) -> dict[str, float]:
         for sample in family.samples:
             sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
     return sums
+
+def halted_pipelines() -> int:
+    """How many pipelines on this machine have stopped by themselves."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not directory:
+        return int(REGISTRY.get_sample_value("nevstream_pipeline_halted") or 0)
+    return int(totals(Path(directory)).get("nevstream_pipeline_halted", 0))
+
 
 
 def forget_process(pid: int, directory: Path) -> None:

@@ -72,7 +72,8 @@ class System:
     """Everything on one machine, as processes.
 
     ``on_event(name, facts)`` hears of: ``compiling`` (step, seconds), ``database``, ``migrated``,
-    ``started`` (child), ``exited``, ``ready``.  Use as a context manager, or ``start`` and ``stop``.
+    ``started`` (child), ``exited``, ``halted`` (child, message: a pipeline refuses too much), ``ready``.
+    Use as a context manager, or ``start`` and ``stop``.
     After ``start``: ``addresses`` {"mqtt": (host, port), "gbt32960": ..., "web": ...}, ``dsn``,
     ``pids`` {"gateway-0": pid, ...}, ``start_seconds``, ``compile_seconds``.
     """
@@ -435,7 +436,8 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
             ]
             if settings.alarms.webhooks:
                 pruning.append(asyncio.create_task(_send_webhooks(settings, dsn, stop), name="webhooks"))
-        await Pipeline(settings, journal, sink, mine, keys=keys).run(stop)
+        pipeline = Pipeline(settings, journal, sink, mine, keys=keys, on_halt=lambda why: report("halted", message=why))
+        await pipeline.run(stop)
     finally:
         for task in pruning:
             task.cancel()

@@ -30,6 +30,7 @@ from schemas.reasons import CODE
 from schemas.samples.decode import JSON_CODECS, Decoder, letter_frame, point_at_time, split_payloads
 from schemas.seams import StoredRecord
 from services.pipeline.changes import changes_of
+from services.pipeline.poison import Aside
 from services.pipeline.rows import TELEMETRY, VEHICLE_STATE, StreamBuffer
 from services.pipeline.secrets import Opened, open_frames, verify_signatures
 from services.pipeline.sessions import PLATFORM_COMMANDS, VEHICLE_COMMANDS, link_events, moment, session_of
@@ -45,6 +46,8 @@ _SECONDS_PER_DAY: Final = 86_400
 _STRUCTURE: Final = CODE["structure"]
 _BAD_VIN: Final = CODE["bad_vin"]
 _UNKNOWN_TOPIC: Final = CODE["unknown_topic"]
+_POISON: Final = CODE["poison"]
+_TORN: Final = CODE["torn_record"]
 
 
 def bounded(
@@ -65,12 +68,25 @@ def bounded(
     return list(records), []
 
 
-def read_frames(records: Sequence[StoredRecord]) -> tuple[Frames, list[DeadLetter]]:
-    """Frames of all readable records, and a dead letter for each damaged one (its bytes, whole)."""
+def read_frames(records: Sequence[StoredRecord], aside: Aside | None = None) -> tuple[Frames, list[DeadLetter]]:
+    """Frames of all readable records, and a dead letter for each torn one (its bytes, whole).
+
+    ``aside``: what to refuse of a single record as poison.
+    """
+    if aside is not None and aside.whole is not None:
+        return decode_records([]), [_whole(record, _POISON, aside.whole) for record in records]
+    damaged: list[DeadLetter] = []
     try:
-        return decode_records(records), []
+        frames = decode_records(records)
     except RecordError:
-        pass
+        frames, damaged = _read_one_by_one(records)
+    if aside is not None and frames.n:
+        lines = list(aside.frames)
+        frames.reason[lines], frames.detail[lines] = _POISON, 0
+    return frames, damaged
+
+
+def _read_one_by_one(records: Sequence[StoredRecord]) -> tuple[Frames, list[DeadLetter]]:
     good: list[StoredRecord] = []
     damaged: list[DeadLetter] = []
     for record in records:
@@ -78,15 +94,18 @@ def read_frames(records: Sequence[StoredRecord]) -> tuple[Frames, list[DeadLette
             decode_records([record])
         except RecordError as error:
             log.error("%s; it is put aside whole as a dead letter and the reading goes on", error)
-            damaged.append(
-                DeadLetter(
-                    partition=record.partition, offset=record.offset, position=0, received=datetime.now(UTC),
-                    reason=_STRUCTURE, detail=0, door=0, codec=0, vin=None, peer=None, client=None, frame=record.body,
-                )
-            )  # fmt: skip
+            damaged.append(_whole(record, _TORN, str(error)))
         else:
             good.append(record)
     return decode_records(good), damaged
+
+
+def _whole(record: StoredRecord, reason: int, error: str) -> DeadLetter:
+    """A dead letter of a whole record."""
+    return DeadLetter(
+        partition=record.partition, offset=record.offset, position=0, received=datetime.now(UTC), reason=reason,
+        detail=0, door=0, codec=0, vin=None, peer=None, client=None, frame=record.body, error=error,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -116,6 +135,7 @@ class Decoded:
     cipher: Mapping[int, bytes] = field(default_factory=dict)  # line → bytes as they came, of frames opened here
     keys: Sequence[ExchangedKey] = ()
     vin_at: I64 = field(default_factory=lambda: np.zeros(0, np.int64))  # (n,) byte of each line's VIN in the data
+    errors: Mapping[int, str] = field(default_factory=dict)  # position → what was raised, of frames that are poison
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +151,8 @@ class Prepared:
     flaws: I64
     seconds: Mapping[str, float]
     own_flaws: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    offered: int = 0  # frames that a door has let in just now; events of connections are none
+    refused: Mapping[bytes, int] = field(default_factory=dict)  # VIN as claimed → how many of them are refused here
 
 
 def decode(
@@ -141,15 +163,16 @@ def decode(
     own_signals: Extractor | None = None,
     secrets: Secrets | None = None,
     json: Decoder | None = None,
+    aside: Aside | None = None,
 ) -> Decoded:
     """Frames to checked signals, with the vehicles that ``table`` knows; ``own_signals``: those of a signals file.
 
     ``secrets``: keys; those that vehicles exchange in this batch are added to its ring.  ``json``: decodes JSON
-    samples, each of which is a line from here on.
+    samples, each of which is a line from here on.  ``aside``: see :func:`read_frames`.
     """
     json = json or Decoder()
     begun = time.perf_counter()
-    frames, damaged = read_frames(records)
+    frames, damaged = read_frames(records, aside)
     unpacked = time.perf_counter()
     frames, samples = split_payloads(frames, json.limits, AT_VIN)
     opened = Opened(frames) if secrets is None else open_frames(frames, secrets)
@@ -189,6 +212,7 @@ def decode(
         keys=[key for line, key in opened.keys.items() if not why[line]],
         vin_at=samples.vin_at,
         own_flaws=json_flaws,
+        errors=aside.frames if aside is not None else {},
     )
     if (rows == UNKNOWN).any():
         _find_new(decoded)
@@ -287,8 +311,9 @@ def build(
     kinds = np.bincount(batch.kind[accepted], minlength=1) if frames.n else np.zeros(1, np.int64)
     reasons = np.bincount(decoded.why)
     by_reason = {code: int(n) for code, n in enumerate(reasons) if code and n}
-    if decoded.damaged:
-        by_reason[_STRUCTURE] = by_reason.get(_STRUCTURE, 0) + len(decoded.damaged)
+    for letter in decoded.damaged:
+        by_reason[letter.reason] = by_reason.get(letter.reason, 0) + 1
+    offered, refused = _offered(decoded)
     return Prepared(
         rows=RowBatch(
             telemetry=telemetry,
@@ -311,7 +336,23 @@ def build(
         flaws=decoded.flaws,
         seconds={**decoded.seconds, "build": time.perf_counter() - begun},
         own_flaws=decoded.own_flaws,
+        offered=offered,
+        refused=refused,
     )
+
+
+def _offered(decoded: Decoded) -> tuple[int, Mapping[bytes, int]]:
+    """Frames that a door has let in, and by VIN how many of them are refused here; requeued ones are not counted."""
+    frames = decoded.frames
+    let_in = (frames.reason == 0) | (frames.reason == _POISON)
+    let_in &= (frames.door != Door.REQUEUE) & (frames.codec != Codec.EVENT)
+    lines = np.flatnonzero(let_in & (decoded.why != 0))
+    refused: dict[bytes, int] = {}
+    if len(lines):
+        at = np.minimum(decoded.vin_at[lines, None] + np.arange(VIN_BYTES), len(frames.data) - 1)
+        vins, n = np.unique(frames.data[at].view(f"S{VIN_BYTES}").reshape(-1), return_counts=True)
+        refused = dict(zip(vins.tolist(), n.tolist(), strict=True))
+    return int(let_in.sum()), refused
 
 
 def _oldest(frames: Frames) -> int | None:
@@ -340,6 +381,7 @@ def dead_letter(decoded: Decoded, line: int) -> DeadLetter:
         peer=source.get("peer") or None,
         client=source.get("client") or None,
         frame=decoded.cipher.get(line) or _frame(decoded, line),
+        error=decoded.errors.get(int(frames.position[line])),
     )
 
 

@@ -4,6 +4,9 @@ While a batch is being committed, the next one is read and decoded in the pipeli
 state in memory is a cache of the store.  Whenever the outcome of anything is unknown (store or journal
 away, positions moved by another owner) it is thrown away, and the work begins again from the
 store's positions: that, with the offset in the transaction, is what makes a frame count once.
+
+A batch that raises what nobody foresaw is stored apart (``poison.py``); when too much is refused, it all stops
+(``rejects.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -28,6 +31,8 @@ from services import metrics
 from services.errors import JournalUnavailable, NevstreamError, PositionsMoved, StoreUnavailable
 from services.own_signals import extractor_of, samples_of
 from services.pipeline.batching import REPLY, Prepared, Streams, bounded, build, decode
+from services.pipeline.poison import Aside, store_apart, told
+from services.pipeline.rejects import RejectShare, TooManyRejectsError
 from services.pipeline.vehicles import VehicleTable
 from services.settings import Settings, SignaturePolicy
 
@@ -35,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_FIRST_S: Final = 0.2
 _RETRY_MAX_S: Final = 5.0
+_SAY_AGAIN_S: Final = 60.0  # a pipeline that has stopped says so again this often
 # Journal bytes are compressed, and batch_bytes_max counts them as they lie there; this bounds what
 # they may unpack to. Telemetry shrinks to about a third.
 _UNPACKED_FACTOR: Final = 4
@@ -57,8 +63,19 @@ _CAUSES: Final[Mapping[type[NevstreamError], str]] = {
 }
 
 
+class _PoisonedError(Exception):
+    """Storing these records raised something that nobody foresaw: its cause."""
+
+    def __init__(self, records: Sequence[StoredRecord]) -> None:
+        super().__init__()
+        self.records = records
+
+
 class Pipeline:
-    """Moves the frames of ``partitions`` from ``journal`` to ``sink``.  ``clock`` is Unix time in seconds."""
+    """Moves the frames of ``partitions`` from ``journal`` to ``sink``.  ``clock`` is Unix time in seconds.
+
+    ``on_halt`` is told why, should the pipeline stop by itself because too much is refused.
+    """
 
     def __init__(
         self,
@@ -68,6 +85,7 @@ class Pipeline:
         partitions: Sequence[int],
         clock: Callable[[], float] = time.time,
         keys: KeyStore | None = None,
+        on_halt: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._settings = settings.pipeline
         self._encryption = settings.encryption
@@ -89,6 +107,9 @@ class Pipeline:
         self._in_flight_us: deque[int] = deque()
         self._held_us: int | None = None
         self._retry_s = _RETRY_FIRST_S
+        self._suspects: Sequence[StoredRecord] = ()
+        self._share = RejectShare(self._settings.reject_share_max, self._settings.reject_window_frames)
+        self._on_halt = on_halt
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; a commit under way is finished, what was only read is left for the next run."""
@@ -97,9 +118,16 @@ class Pipeline:
             with ThreadPoolExecutor(1, thread_name_prefix="pipeline") as thread:
                 while not stop.is_set():
                     try:
-                        await self._from_the_store(stop, thread)
+                        if self._suspects:
+                            await self._apart(stop, thread)
+                        else:
+                            await self._from_the_store(stop, thread)
                     except tuple(_CAUSES) as error:
                         await self._pause(error, stop)
+                    except _PoisonedError as poisoned:
+                        self._suspect(poisoned)
+                    except TooManyRejectsError as error:
+                        await self._halt(error, stop)
         finally:
             telling.cancel()
             for future in self._waiting:
@@ -122,9 +150,7 @@ class Pipeline:
 
     async def _from_the_store(self, stop: asyncio.Event, thread: ThreadPoolExecutor) -> None:
         """One life of the in-memory state: load it, work until ``stop`` or until something is not certain."""
-        if self._in_flight_us and self._held_us is None:
-            self._held_us = min(self._in_flight_us)
-        self._in_flight_us.clear()
+        self._begin_again()
         after = await self._sink.positions(self._partitions)
         table = VehicleTable.of(await self._sink.known_vehicles())
         self._secrets = None
@@ -156,14 +182,16 @@ class Pipeline:
                     records, unread = bounded(
                         unread, self._settings.batch_frames_max, _UNPACKED_FACTOR * self._settings.batch_bytes_max
                     )
-                    prepared = await self._prepare(records, after, table, turns[turn], thread)
+                    with _poison_of(records):
+                        prepared = await self._prepare(records, after, table, turns[turn], thread)
+                    self._share.add(prepared.offered, prepared.refused)
                     turn = 1 - turn
                     after.update((partition, new) for partition, (_, new) in prepared.rows.positions.items())
                 if committing is not None:
                     before, committing = committing, None
                     await before
                 if prepared is not None and not stop.is_set():
-                    committing = asyncio.create_task(self._commit(prepared), name="pipeline commit")
+                    committing = asyncio.create_task(self._commit(prepared, records), name="pipeline commit")
         except asyncio.CancelledError:
             if committing is not None:
                 committing.cancel()
@@ -172,6 +200,67 @@ class Pipeline:
             if committing is not None:
                 # at a stop, and whatever else went wrong: a commit that has begun is seen to its end
                 await committing
+
+    def _begin_again(self) -> None:
+        """What was in flight is read again: its lag goes on from the oldest frame of it."""
+        if self._in_flight_us and self._held_us is None:
+            self._held_us = min(self._in_flight_us)
+        self._in_flight_us.clear()
+
+    def _suspect(self, poisoned: _PoisonedError) -> None:
+        cause = poisoned.__cause__
+        assert cause is not None
+        metrics.PIPELINE_RESTARTS.labels("poison").inc()
+        log.error(
+            "storing %d journal records raised an error that should not be; they are stored apart, and what raises it "
+            "is put aside as a dead letter (poison): %s",
+            len(poisoned.records), told(cause), exc_info=cause,
+        )  # fmt: skip
+        self._suspects = poisoned.records
+
+    async def _apart(self, stop: asyncio.Event, thread: ThreadPoolExecutor) -> None:
+        """Store the suspects, each attempt from what the store says, nothing ahead of it."""
+
+        async def attempt(records: Sequence[StoredRecord], aside: Aside | None, keep: bool) -> None:
+            self._begin_again()
+            after = await self._sink.positions(self._partitions)
+            records = [record for record in records if record.offset > after[record.partition]]
+            if not records:
+                return
+            table = VehicleTable.of(await self._sink.known_vehicles())
+            self._secrets = None  # an attempt may have left keys there
+            self._fresh_keys = ()
+            await self._refresh_keys()
+            prepared = await self._prepare(records, after, table, Streams(), thread, aside)
+            if keep:
+                self._share.add(prepared.offered, prepared.refused)
+                await self._commit(prepared)
+            else:
+                await self._sink.commit(prepared.rows, keep=False)
+                self._retry_s = _RETRY_FIRST_S
+
+        async def store(records: Sequence[StoredRecord], aside: Aside | None, keep: bool) -> None:
+            while not stop.is_set():
+                try:
+                    await attempt(records, aside, keep)
+                    return
+                except tuple(_CAUSES) as error:  # waited for here, or what is known of the suspects would be lost
+                    await self._pause(error, stop)
+
+        await store_apart(self._suspects, store, stop)
+        self._suspects = ()
+
+    async def _halt(self, error: TooManyRejectsError, stop: asyncio.Event) -> None:
+        """Store nothing more until somebody ends this process; ending it ourselves would only begin it again."""
+        metrics.PIPELINE_HALTED.set(1)
+        self._waits_for = "halted"
+        self._begin_again()
+        self._on_halt(str(error))
+        while not stop.is_set():
+            log.critical("the pipeline has stopped: %s", error)
+            self._show_lag()
+            await _wait(stop, _SAY_AGAIN_S)
+        metrics.PIPELINE_HALTED.set(0)
 
     async def _refresh_keys(self) -> None:
         """Load the keys at first and when some were added or removed by hand; those of vehicles come by themselves."""
@@ -193,17 +282,18 @@ class Pipeline:
 
     async def _prepare(
         self,
-        records: list[StoredRecord],
+        records: Sequence[StoredRecord],
         after: Mapping[int, int],
         table: VehicleTable,
         streams: Streams,
         thread: ThreadPoolExecutor,
+        aside: Aside | None = None,
     ) -> Prepared:
         loop = asyncio.get_running_loop()
         settings = self._settings
         decoded = await loop.run_in_executor(
             thread, decode, records, table, settings.clock_future_max_s, settings.clock_past_max_days,
-            self._own_signals, self._secrets, self._json,
+            self._own_signals, self._secrets, self._json, aside,
         )  # fmt: skip
         self._fresh_keys = decoded.keys
         ids = await self._sink.register(decoded.new_vins) if decoded.new_vins else []
@@ -214,11 +304,12 @@ class Pipeline:
         self._show_lag()
         return prepared
 
-    async def _commit(self, prepared: Prepared) -> None:
-        with metrics.BATCH_SECONDS.labels("commit").time():
+    async def _commit(self, prepared: Prepared, records: Sequence[StoredRecord] | None = None) -> None:
+        """``records``: what to suspect should it raise what nobody foresaw."""
+        with metrics.BATCH_SECONDS.labels("commit").time(), _poison_of(records):
             committed = await self._sink.commit(prepared.rows)
-        found = committed.rows + committed.duplicates + committed.conflicts
-        assert found == prepared.reports, f"{prepared.reports} reports handed over, {found} accounted for"
+            found = committed.rows + committed.duplicates + committed.conflicts
+            assert found == prepared.reports, f"{prepared.reports} reports handed over, {found} accounted for"
         self._retry_s = _RETRY_FIRST_S
         self._count(prepared, committed)
 
@@ -266,6 +357,19 @@ class Pipeline:
         while True:
             await asyncio.sleep(_TELL_LAG_S)
             self._show_lag()
+
+
+@contextlib.contextmanager
+def _poison_of(records: Sequence[StoredRecord] | None) -> Iterator[None]:
+    """Whatever is raised within and is not the world's doing is these records'; None: it goes on as it is."""
+    try:
+        yield
+    except NevstreamError:
+        raise
+    except Exception as error:
+        if records is None:
+            raise
+        raise _PoisonedError(records) from error
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -6,6 +6,7 @@ wrong fails here too.  It must never be used to keep anything.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -71,9 +72,13 @@ class MemorySink:
         self._check()
         return [self.vehicles.setdefault(vin, len(self.vehicles) + 1) for vin in vins]
 
-    async def commit(self, batch: RowBatch) -> Committed:
+    async def commit(self, batch: RowBatch, *, keep: bool = True) -> Committed:
         """Apply ``batch`` whole or not at all; see ``schemas.seams.Sink``."""
         self._check()
+        if not keep:
+            trial = MemorySink(self.partitions)
+            trial.__dict__.update({name: copy.deepcopy(getattr(self, name)) for name in vars(trial)})
+            return await trial.commit(batch)
         for partition, (previous, _) in batch.positions.items():
             stored = self._positions.get(partition, -1)
             if stored != previous:

@@ -23,12 +23,21 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import psycopg
 from psycopg import sql
-from psycopg.errors import CheckViolation, UniqueViolation
+from psycopg.errors import (
+    CheckViolation,
+    InsufficientPrivilege,
+    InvalidSchemaName,
+    ProgramLimitExceeded,
+    UndefinedColumn,
+    UndefinedFunction,
+    UndefinedTable,
+    UniqueViolation,
+)
 
 from schemas.batch import VIN_BYTES, Committed, CopyStream, Login, RowBatch
 from schemas.seams import KnownVehicles
 from services.database import AWAY, KEEPALIVE, session_options
-from services.errors import PositionsMoved, StoreUnavailable
+from services.errors import PositionsMoved, SchemaMissing, StoreUnavailable
 from services.settings import Settings
 from services.store import statements
 from services.store.changes import Entry, logouts_of, write_changes
@@ -43,6 +52,7 @@ Connection = psycopg.Connection[Any]
 _EPOCH: Final = date(1970, 1, 1)
 # A whole batch in one COPY and a merge of as many rows fit in this; past it the batch is given up and read again.
 _STATEMENT_TIMEOUT_S: Final = 120
+_NOT_OURS: Final = (UndefinedTable, UndefinedColumn, UndefinedFunction, InvalidSchemaName, InsufficientPrivilege)
 # COPY data are handed to libpq in pieces of this size: it keeps a copy of what the socket does not take.
 _PIECE_BYTES: Final = 1 << 20
 
@@ -85,13 +95,13 @@ class PostgresSink:
 
         return await self._run(run) if vins else []
 
-    async def commit(self, batch: RowBatch) -> Committed:
+    async def commit(self, batch: RowBatch, *, keep: bool = True) -> Committed:
         """Write ``batch`` in one transaction; see ``schemas.seams.Sink``.
 
         Should a row of ``telemetry`` be stored already (the caller's table of vehicles was behind), the
         whole batch goes through the merge instead, and the row counts as what it is.
         """
-        return await self._run(lambda connection: self._commit(connection, batch))
+        return await self._run(lambda connection: self._commit(connection, batch, keep=keep))
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._drop)
@@ -103,9 +113,19 @@ class PostgresSink:
         def run() -> T:
             try:
                 return work(self._connected())
+            except ProgramLimitExceeded:
+                self._drop()  # a row that is too large: of class OperationalError, and no matter of waiting
+                raise
             except AWAY as error:
                 self._drop()
                 raise StoreUnavailable(f"the database is away (nevstream store): {str(error).strip()}") from error
+            except _NOT_OURS as error:
+                # not the frames' fault either: nothing is put aside because a table is missing
+                self._drop()
+                raise SchemaMissing(
+                    f"the database is not as nevstream made it: {str(error).strip()}; run `nevstream migrate`, "
+                    "or give this user its rights back"
+                ) from error
             except PositionsMoved:
                 raise
             except BaseException:
@@ -157,7 +177,7 @@ class PostgresSink:
                 log.info("made %d day partitions of telemetry, %s to %s", made, wanted[0], wanted[-1])
             self._days |= missing
 
-    def _commit(self, connection: Connection, batch: RowBatch) -> Committed:
+    def _commit(self, connection: Connection, batch: RowBatch, *, keep: bool) -> Committed:
         for partition, counts in batch.counts.items():
             if unknown := set(counts) - set(LEDGER):
                 raise ValueError(
@@ -165,20 +185,20 @@ class PostgresSink:
                 )
         self._make_days(connection, batch.days)
         try:
-            return self._write(connection, batch, merge_all=False)
+            return self._write(connection, batch, merge_all=False, keep=keep)
         except CheckViolation as error:
             if "no partition of relation" not in str(error):
                 raise
             self._days.clear()  # somebody dropped a day that we had seen
             self._make_days(connection, batch.days)
-            return self._write(connection, batch, merge_all=False)
+            return self._write(connection, batch, merge_all=False, keep=keep)
         except UniqueViolation as error:
             log.warning("a row that should be new is stored already, merging the whole batch: %s", str(error).strip())
-            return self._write(connection, batch, merge_all=True)
+            return self._write(connection, batch, merge_all=True, keep=keep)
 
-    def _write(self, connection: Connection, batch: RowBatch, *, merge_all: bool) -> Committed:
+    def _write(self, connection: Connection, batch: RowBatch, *, merge_all: bool, keep: bool) -> Committed:
         clock = _Clock()
-        with connection.transaction():
+        with connection.transaction(force_rollback=not keep):
             _fence(connection, batch.positions)
             clock.lap("fence")
             late = [batch.late]
@@ -304,7 +324,7 @@ def _write_events(connection: Connection, batch: RowBatch) -> None:
             _columns(
                 (
                     row.partition, row.offset, row.position, row.received, row.reason, row.detail, row.door, row.codec,
-                    _text(row.vin), _text(row.peer), _text(row.client), row.frame,
+                    _text(row.vin), _text(row.peer), _text(row.client), row.frame, _text(row.error),
                 )
                 for row in batch.dead_letters
             ),

@@ -119,7 +119,7 @@ _LOGINS: Final = sql.SQL(
 
 _LETTER_COLUMNS: Final = sql.SQL(
     'partition, "offset", position, received_at, reason, detail, door, codec, vin, peer, client, '
-    "length(frame) AS frame_bytes, requeued_at, requeued_by, requeued_as, replayed_at"
+    "error, length(frame) AS frame_bytes, requeued_at, requeued_by, requeued_as, replayed_at"
 )
 _DEAD_LETTERS: Final = sql.SQL(
     """

@@ -181,9 +181,9 @@ INSERT_LOGINS: Final = """
 
 INSERT_DEAD_LETTERS: Final = """
     INSERT INTO dead_letters (partition, "offset", position, received_at, reason, detail, door, codec, vin, peer,
-                              client, frame)
+                              client, frame, error)
     SELECT * FROM unnest(%s::integer[], %s::bigint[], %s::integer[], %s::timestamptz[], %s::smallint[], %s::bigint[],
-                         %s::smallint[], %s::smallint[], %s::text[], %s::text[], %s::text[], %s::bytea[])
+                         %s::smallint[], %s::smallint[], %s::text[], %s::text[], %s::text[], %s::bytea[], %s::text[])
     ON CONFLICT DO NOTHING
 """
 

@@ -58,6 +58,7 @@ def letter(row: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
         "id": letter_id(row),
         "received_at": ctx.local(row["received_at"]),
         "reason": reason_name(row["reason"]),
+        "error": row.get("error"),
         "meaning": reason.meaning if reason else "A reason that this version does not know.",
         "how_to_fix": reason.remedy if reason else "Update the process that serves this API.",
         "error_offset": row["detail"],
@@ -188,7 +189,7 @@ def group(row: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
 
 _CSV_COLUMNS: Final = (
     "id", "received_at", "reason", "error_offset", "door", "codec", "vin", "peer", "client", "frame_bytes",
-    "requeued_at", "requeued_by", "requeued_as", "replayed_at", "frame_hex",
+    "error", "requeued_at", "requeued_by", "requeued_as", "replayed_at", "frame_hex",
 )  # fmt: skip
 EXPORT_TYPES: Final = {"jsonl": "application/x-ndjson", "csv": "text/csv", "raw": "application/octet-stream"}
 

@@ -290,6 +290,7 @@ _LETTER: dict[str, Any] = {
     "meaning": "The check byte is not the XOR of the bytes from the command id on.",
     "how_to_fix": "Check the terminal's BCC (offsets 2 to 23+N) and the line it is sent over.",
     "error_offset": 58,
+    "error": None,
     "door": "gbt32960",
     "codec": "gbt32960",
     "vin": _VIN,
@@ -314,6 +315,7 @@ class DeadLetterSummary(Model):
     meaning: str
     how_to_fix: str
     error_offset: int = Field(description="Byte of the frame where the trouble is")
+    error: str | None = Field(description="What was raised; of frames that are poison, and of torn records")
     door: str
     codec: str
     vin: str | None = Field(description="As the frame claims; null when it cannot be read")

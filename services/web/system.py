@@ -16,8 +16,8 @@ from services.web import models
 from services.web.answers import Json
 from services.web.catalogue import CATALOGUE
 from services.web.parameters import Ctx, only_known
-from services.web.state import not_ready, state_of
 from services.web.problems import RETRY_AFTER_S, ProblemError
+from services.web.state import not_ready, state_of
 from services.web.vehicles import REPORTING_WITHIN_S, WithinQuery
 
 _Topic = Annotated[Literal["telemetry", "bms"], Path(description="Last level of the topic nev/v1/{vin}/…")]
@@ -74,6 +74,13 @@ async def readyz(ctx: Ctx) -> Json:
     The database answers, its schema is this version's, no pipeline has stopped by itself, a gateway process takes
     connections at every listener, and no frame has waited longer than `web.ready_lag_max_s`.
     """
+    if await asyncio.to_thread(metrics.halted_pipelines):
+        raise ProblemError(
+            503, "pipeline-halted", "The pipeline has stopped because too many frames are refused",
+            "More than pipeline.reject_share_max of the newest frames were refused; nothing is lost, frames wait in "
+            "the journal.",
+            "See why with `nevstream dead-letters list` and the pipeline's log, put it right, restart the pipeline.",
+        )  # fmt: skip
     health = await ctx.queries.health()
     if not health.current:
         raise ProblemError(
@@ -95,9 +102,7 @@ async def readyz(ctx: Ctx) -> Json:
     return Json({"status": "ready", "schema_version": health.schema_applied})
 
 
-@router.get(
-    "/v1/system", response_model=models.SystemState, summary="How the processes stand", dependencies=_STRICT
-)
+@router.get("/v1/system", response_model=models.SystemState, summary="How the processes stand", dependencies=_STRICT)
 async def system_state(ctx: Ctx) -> Json:
     """Listeners, connections, what is held back and why, and the lag of each stage with its cause."""
     state = state_of(await asyncio.to_thread(metrics.samples))

@@ -501,7 +501,8 @@ async def test_a_damaged_record_is_put_aside_and_the_rest_goes_on(
     assert len(sink.telemetry) == 2
     assert [(letter.partition, letter.offset) for letter in sink.dead_letters.values()] == [(0, 1), (3, 3)]
     for letter in sink.dead_letters.values():
-        assert (letter.reason, letter.frame, letter.vin) == (CODE["structure"], bad, None)
+        assert (letter.reason, letter.frame, letter.vin) == (CODE["torn_record"], bad, None)
+        assert f"partition {letter.partition} offset {letter.offset}" in (letter.error or "")
     assert ledger(sink) == {"frames": 4, "rows": 2, "rejected": 2}
     assert await sink.positions(range(PARTITIONS)) == {0: 2, 1: -1, 2: -1, 3: 3}
     assert "partition 0 offset 1" in caplog.text

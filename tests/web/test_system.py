@@ -183,3 +183,13 @@ def test_examples_are_what_they_are_examples_of(model: type[BaseModel]) -> None:
     assert isinstance(extra, dict)
     for example in extra["examples"]:  # type: ignore[union-attr]
         model.model_validate(example)
+
+
+async def test_not_ready_while_a_pipeline_has_stopped(client: httpx.AsyncClient) -> None:
+    metrics.PIPELINE_HALTED.set(1)
+    try:
+        answer = await client.get("/readyz")
+    finally:
+        metrics.PIPELINE_HALTED.set(0)
+    assert answer.status_code == 503
+    assert answer.json()["type"].endswith("pipeline-halted")

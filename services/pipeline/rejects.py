@@ -1,0 +1,57 @@
+"""How many of the newest frames are refused here; past a limit the pipeline stops.
+
+A wrong setting, a lost key, a clock that jumped or a fault of ours can refuse every frame of a fleet.  Each would
+become a dead letter and be acknowledged all the same; it is better to leave them in the journal and to call for help.
+It must never be a lever for a single vehicle: one VIN counts for a tenth of the window at most.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Final
+
+from services.errors import NevstreamError
+
+_ONE_VEHICLE: Final = 10  # what one vehicle counts for: this part of the window
+
+
+class TooManyRejectsError(NevstreamError):
+    """More of the newest frames are refused than ``pipeline.reject_share_max`` allows."""
+
+
+class RejectShare:
+    """The share of refused frames among the newest ``window`` or more; ``share_max`` 1 = no limit."""
+
+    def __init__(self, share_max: float, window: int) -> None:
+        self._share_max, self._window = share_max, window
+        self._batches: deque[tuple[int, Mapping[bytes, int]]] = deque()
+        self._frames = 0
+        self._refused: Counter[bytes] = Counter()
+
+    def add(self, frames: int, refused: Mapping[bytes, int]) -> None:
+        """Count a batch that is about to be stored: its frames, and those refused by VIN.
+
+        Raises ``TooManyRejectsError``; the batch is then not to be stored.
+        """
+        if self._share_max >= 1 or not frames:
+            return
+        self._batches.append((frames, refused))
+        self._frames += frames
+        self._refused.update(refused)
+        while self._frames - self._batches[0][0] >= self._window:
+            gone, of_them = self._batches.popleft()
+            self._frames -= gone
+            self._refused.subtract(of_them)
+        if self._frames < self._window:
+            return
+        self._refused = +self._refused
+        most = max(1, self._frames // _ONE_VEHICLE)
+        share = sum(min(n, most) for n in self._refused.values()) / self._frames
+        if share > self._share_max:
+            raise TooManyRejectsError(
+                f"{share:.0%} of the newest {self._frames:,} frames are refused, from {len(self._refused):,} vehicles; "
+                f"pipeline.reject_share_max allows {self._share_max:.0%}. Nothing more is stored, frames wait in the "
+                "journal. See why with `nevstream dead-letters list`, put it right, and restart the pipeline; or set "
+                "pipeline.reject_share_max = 1 if these frames shall become dead letters"
+            )
