@@ -27,6 +27,7 @@ Progress = Callable[[str], None]
 BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "journey": ("benchmarks.journey", "a frame's whole way, socket to committed row, against the obvious program"),
     "sending": ("benchmarks.sending", "how fast the simulator sends to a sink that only acknowledges"),
+    "bridge": ("benchmarks.bridge", "a broker's messages to durable: mosquitto and the bridge, and an aiomqtt subscriber"),
     "decode": ("benchmarks.decode", "frames to columns on one core: kernels, their twin and rtm-con, three sizes"),
     "truth": ("benchmarks.truth", "are the statistics true: a faulty fleet through the system, against its own truth"),
     "sessions": (
