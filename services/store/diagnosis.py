@@ -103,6 +103,17 @@ _BACKLOG: Final = sql.SQL(
     ) waiting
     """
 )
+# The newest that was told of each of the bridge's connections; they bear no VIN, door 3 is Door.MQTT_BRIDGE.
+_BRIDGE: Final = sql.SQL(
+    """
+    SELECT DISTINCT ON (client) client, event, occurred_at, cause, door, peer, by_peer, detail FROM (
+        SELECT * FROM link_events
+        WHERE door = 3 AND vin IS NULL AND event IN ('connected', 'refused', 'closed')
+        ORDER BY occurred_at DESC LIMIT 1000
+    ) newest
+    ORDER BY client, occurred_at DESC, number DESC
+    """
+)
 _COMMANDS: Final = sql.SQL(
     """
     SELECT command_id, command, state, attempts, created_at, sent_at, error FROM commands
@@ -118,7 +129,8 @@ async def facts(run: Run, vin: str, now: datetime) -> dict[str, Any]:
 
     Keys: ``vehicle`` (None when no such row), ``events`` (event → newest), ``letters`` (of the last day by
     reason, newest first), ``last_letter``, ``last_login``, ``clock`` and ``gaps`` (None without reports),
-    ``backlog`` (records of the vehicle's partition that are not stored yet), ``last_command``.
+    ``backlog`` (records of the vehicle's partition that are not stored yet), ``bridge`` (newest event of each of its
+    connections), ``last_command``.
     """
     given: dict[str, Any] = {"vin": vin, "now": now, "day_ago": now - _DAY}
     vehicle = _one(await run(_VEHICLE, given))
@@ -128,6 +140,7 @@ async def facts(run: Run, vin: str, now: datetime) -> dict[str, Any]:
         "letters": (await run(_LETTERS, given)).dicts(),
         "last_letter": _one(await run(_LAST_LETTER, given)),
         "backlog": _one(await run(_BACKLOG, given)),
+        "bridge": (await run(_BRIDGE, given)).dicts(),
         "last_command": _one(await run(_COMMANDS, given)),
         "last_login": None,
         "clock": None,

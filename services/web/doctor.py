@@ -107,12 +107,34 @@ class _Case:
 
     # -- the most likely cause ---------------------------------------------------------------------
     def cause(self) -> Finding:
-        for attempt in (self._backlog, self._never, self._unknown, self._refused, self._letters, self._fighting):
+        for attempt in (
+            self._backlog, self._bridge_lost, self._never, self._unknown, self._refused, self._letters, self._fighting
+        ):  # fmt: skip
             if found := attempt():
                 return found
         if self.reporting:
             return self._fine()
         return self._silent()
+
+    def _bridge_lost(self) -> Finding | None:
+        """All connections to the broker are gone, and it is from there that this vehicle's frames come."""
+        bridge = self.facts.get("bridge") or []
+        if not self.settings.gateway.bridge.enabled or not bridge or self.reporting:
+            return None
+        if any(one["event"] == "connected" for one in bridge):
+            return None
+        if self.vehicle is None or DOORS.get(self.vehicle["door"]) != "mqtt_bridge":
+            return None
+        newest = max(bridge, key=lambda one: one["occurred_at"])
+        meaning, remedy = _explained(newest["cause"] or "")
+        return Finding(
+            "bridge_lost",
+            Severity.ERROR,
+            f"{self.vin} comes through the broker {newest['peer']}, and the bridge to it is down since "
+            f"{self.at(newest['occurred_at'])}: {meaning}.",
+            "The broker keeps what it cannot deliver for gateway.bridge.session_expiry_s. " + remedy,
+            _event_evidence(newest),
+        )
 
     def _never(self) -> Finding | None:
         seen = self.events or self.letters or self.facts["last_letter"] or self.facts["last_login"]
@@ -124,6 +146,8 @@ class _Case:
             for name, door in (("MQTT", gateway.mqtt), ("GB/T 32960", gateway.gbt32960))
             if door.enabled
         ]
+        if gateway.bridge.enabled:
+            doors.append("the broker {}:{}".format(*gateway.bridge.address))
         in_registry = "it is in the registry" if self.registered else "it is in no registry either"
         return Finding(
             "never_seen",
@@ -431,7 +455,26 @@ def _will(case: _Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-_LOOKS: Final = (_login, _last_frame, _errors, _replaced, _clock, _missing, _dead_letters, _registry, _backlog, _will)
+def _bridge(case: _Case) -> Iterator[Finding]:
+    bridge = case.facts.get("bridge") or []
+    if not case.settings.gateway.bridge.enabled or not bridge:
+        return
+    up = [one for one in bridge if one["event"] == "connected"]
+    down = [one for one in bridge if one["event"] != "connected"]
+    newest = max(down or up, key=lambda one: one["occurred_at"])
+    lost = f"; the newest loss, {case.at(newest['occurred_at'])}: {_explained(newest['cause'])[0]}" if down else ""
+    yield Finding(
+        "bridge",
+        Severity.INFO if up else Severity.WARNING,
+        f"{len(up)} of {len(bridge)} known connections of the bridge to the broker are up{lost}.",
+        "Nothing." if up else "See the gateway's log (nevstream.bridge) and nevstream_gateway_bridge_connections.",
+        _event_evidence(newest),
+    )
+
+
+_LOOKS: Final = (
+    _login, _last_frame, _errors, _replaced, _clock, _missing, _dead_letters, _registry, _backlog, _will, _bridge
+)  # fmt: skip
 
 _REFUSAL_REMEDY: Final = {
     "bad_password": "Set the password anew on both sides: `nevstream vehicles set-password {vin}`. The user name is "

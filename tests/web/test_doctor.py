@@ -28,6 +28,7 @@ from services.store.postgres import PostgresSink
 from services.store.queries import Queries
 from services.web.diagnosis import DiagnosisModel
 from services.web.doctor import Finding, Severity, diagnose
+from tests.gateway.broker import Broker
 from tests.gateway.playing import OTHER, VIN, Client, broken, connect, login, report
 from tests.web import rows
 from tests.web.conftest import client_of
@@ -109,6 +110,28 @@ async def site(dsn: str) -> AsyncIterator[Begin]:
 def now_report(offset_s: int = 0, vin: str = VIN) -> bytes:
     """A report that is dated now, or so far from it."""
     return dated(int(time.time()) + offset_s, vin)
+
+
+async def test_a_bridge_that_is_down_is_the_cause(site: Begin) -> None:
+    broker = Broker()
+    await broker.listen()
+    one = await site(bridge={"url": f"mqtt://127.0.0.1:{broker.port}", "retry_first_s": 60.0})
+    peer = await (await broker.peer()).ready()
+    peer.publish(now_report(), 1)
+    await peer.hear(0x40)
+    await broker.close()
+    await one.empty()
+    await one.stored()
+    fine = await one.doctor()
+    assert fine[0].code == "fine"
+    (bridge,) = [finding for finding in fine if finding.code == "bridge"]
+    assert "0 of 1" in bridge.sentence
+    assert "ended the bridge's connection" in bridge.sentence
+    silent = await one.doctor(later=timedelta(hours=1))
+    assert silent[0].code == "bridge_lost"
+    assert f"127.0.0.1:{broker.port}" in silent[0].sentence
+    stranger = await one.doctor(OTHER, timedelta(hours=1))
+    assert f"the broker 127.0.0.1:{broker.port}" in stranger[0].to_do
 
 
 def dated(second: int, vin: str = VIN) -> bytes:
@@ -226,7 +249,7 @@ async def test_connected_and_mute(site: Begin) -> None:
     one = await site()
     client = await one.vehicle()
     await one.gateway._committer.flushed()
-    await one.gateway._stop_listening()
+    one.gateway._stop_listening()
     sink = PostgresSink(one.dsn, one.settings)
     pipeline = Pipeline(one.settings, one.journal, sink, range(PARTITIONS))
     stop = asyncio.Event()
