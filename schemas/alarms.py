@@ -190,6 +190,7 @@ class AlarmFilter:
     model: str | None = None
     fleet: str | None = None
     region: str | None = None
+    fleets: Sequence[str] | None = None  # of vehicles that are in one of them now
     level_min: int | None = None
     source: int | None = None
     codes: Sequence[tuple[int, int]] | None = None  # (source, code)
@@ -226,7 +227,7 @@ class AlarmDesk(Protocol):
         ...
 
     async def events(self, after: int, limit: int) -> Table:
-        """event_id, occurred_at, event, body of events beyond ``after``, in order."""
+        """event_id, occurred_at, event, body, fleet (the vehicle's, now) of events beyond ``after``, in order."""
         ...
 
     async def event_bounds(self) -> tuple[int, int]:

@@ -201,6 +201,7 @@ class LetterFilter:
     since: datetime | None = None
     until: datetime | None = None
     open: bool | None = None
+    fleets: Sequence[str] | None = None  # of vehicles that are in one of them now
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,7 @@ class FlawFilter:
     signal: str | None = None
     state: str | None = None
     vin: str | None = None
+    fleets: Sequence[str] | None = None
 
 
 LetterId = tuple[int, int, int]  # partition, offset, position: where the frame lies in the journal
@@ -350,7 +352,7 @@ class Queries(SessionQueries, FleetQueries, Protocol):
     last row that the caller has; None starts at the beginning.
     """
 
-    async def vehicles(self, *, prefix: str, after: str, limit: int) -> Table:
+    async def vehicles(self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None) -> Table:
         """Vehicles whose VIN starts with ``prefix``, by VIN, beyond ``after`` ("" = from the first)."""
         ...
 
@@ -446,8 +448,10 @@ class Queries(SessionQueries, FleetQueries, Protocol):
         """Values that moved faster than they can: time, kind, part, signal, previous_time, previous_value, value."""
         ...
 
-    async def overview(self, *, reporting_since: datetime) -> Mapping[str, Any]:
-        """Vehicles by what they do, totals of the ledger, newest times."""
+    async def overview(
+        self, *, reporting_since: datetime, fleets: Sequence[str] | None = None
+    ) -> Mapping[str, Any]:
+        """Vehicles by what they do, totals of the ledger, newest times; of some fleets without the ledger (None)."""
         ...
 
     async def diagnosis(self, vin: str, *, now: datetime) -> Mapping[str, Any]:

@@ -6,13 +6,16 @@ Knows no stage, and no more of an answer than its cursor.
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from email.message import Message
+from pathlib import Path
 from typing import Any, Final
 
+from schemas.access import well_formed
 from services.errors import Unavailable, UsageError
 from services.settings import Settings
 
@@ -26,7 +29,8 @@ def base_of(api: str | None) -> str:
         settings = Settings.read()
         running = settings.runtime_dir / "system.json"
         web = json.loads(running.read_text("utf-8"))["web"] if running.exists() else settings.web.model_dump()
-        api = f"http://{web['host']}:{web['port']}"
+        scheme = "https" if web.get("tls", {}).get("cert_file") else "http"
+        api = f"{scheme}://{web['host']}:{web['port']}"
     if not api.startswith(("http://", "https://")):
         raise UsageError(f"--api {api!r}: give a URL that starts with http:// or https://")
     return api.rstrip("/")
@@ -42,7 +46,8 @@ def fetch(api: str | None, path: str, **query: Any) -> tuple[bytes, Message]:
     words = urllib.parse.urlencode({k: v for k, v in query.items() if v is not None})
     url = f"{base}{path}{('&' if '?' in path else '?') + words if words else ''}"
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310 - base_of has checked the scheme
+        request = urllib.request.Request(url, headers=_who())  # noqa: S310 - base_of has checked the scheme
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - as above
             body: bytes = answer.read(BYTES_MAX + 1)
             headers: Message = answer.headers
     except urllib.error.HTTPError as error:
@@ -54,6 +59,22 @@ def fetch(api: str | None, path: str, **query: Any) -> tuple[bytes, Message]:
     if len(body) > BYTES_MAX:
         raise UsageError(f"{url}: the answer is larger than {BYTES_MAX >> 20} MB; ask for a shorter range")
     return body, headers
+
+
+def _who() -> dict[str, str]:
+    """The token of whoever calls the command, from the environment or a file: never from the command line."""
+    token, file = os.environ.get("NEVSTREAM_TOKEN"), os.environ.get("NEVSTREAM_TOKEN_FILE")
+    if not token and file:
+        try:
+            token = Path(file).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"NEVSTREAM_TOKEN_FILE: {file} cannot be read: {error}") from error
+    token = (token or "").strip()
+    if not token:
+        return {}
+    if not well_formed(token):
+        raise UsageError("NEVSTREAM_TOKEN (or the file of NEVSTREAM_TOKEN_FILE) holds no token: nst_ and 43 characters")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def problem_of(error: urllib.error.HTTPError, url: str) -> str:

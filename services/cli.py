@@ -37,7 +37,9 @@ from services import (
     cli_replay,
     cli_schema,
     cli_signals,
+    cli_soak,
     cli_statistics,
+    cli_tokens,
     cli_vehicle,
 )
 from services.api_client import ask
@@ -69,9 +71,12 @@ app.add_typer(cli_signals.app, name="signals")
 app.add_typer(cli_statistics.app, name="statistics")
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_certs.app, name="certs")
+app.add_typer(cli_tokens.app, name="tokens")
+app.command()(cli_tokens.audit)
 app.command(name="replay")(cli_replay.replay)
 app.command()(cli_schema.schema)
 app.command()(cli_flaws.flaws)
+app.command()(cli_soak.soak)
 
 _HEX = re.compile(rb"(?:0x)?[0-9a-fA-F\s:]+")
 
@@ -110,11 +115,11 @@ def _narrate(name: str, facts: dict[str, Any]) -> None:
         out.print(f"  PostgreSQL started in {facts['seconds']:.1f} s", highlight=False)
     elif name == "migrated" and facts["applied"]:
         out.print(f"  schema: applied {', '.join(facts['applied'])}", highlight=False)
+    elif name == "halted":
+        err.print(f"  [red]{facts['child']} has stopped:[/red] {escape(facts['message'])}", highlight=False)
     elif name == "exited":
         err.print(f"  [yellow]{facts.get('child', 'a process')} ended and is started again[/yellow]")
 
-    elif name == "halted":
-        err.print(f"  [red]{facts['child']} has stopped:[/red] {escape(facts['message'])}", highlight=False)
 
 def _stop_event() -> threading.Event:
     """An event that SIGINT or SIGTERM sets; a second one ends the process at once."""

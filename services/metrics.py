@@ -211,6 +211,14 @@ ALARM_STREAM_CLIENTS = Gauge(
     "Clients of /v1/alarms/stream. Near alarms.stream_clients_max: more are refused.",
     multiprocess_mode="livesum",
 )
+API_REFUSED = Counter(
+    "nevstream_api_refused_total",
+    "Requests that the API refused by cause: no-token, bad-token (401), role, tenant (403). Many: somebody tries.",
+    ["cause"],
+)
+AUDIT_LOST = Counter(
+    "nevstream_audit_lost_total", "Changes that could not be written to the audit log; the log of the process has them."
+)
 # -- statistics ------------------------------------------------------------------------------------
 STATISTICS_LAG_SECONDS = Gauge(
     "nevstream_statistics_lag_seconds",
@@ -272,14 +280,6 @@ def samples() -> dict[str, list[tuple[dict[str, str], float]]]:
     return found
 
 
-def totals(directory: Path) -> dict[str, float]:
-    """Each sample summed over its labels and over all processes that write to ``directory``."""
-    sums: dict[str, float] = {}
-    for family in _multiprocess_registry(directory).collect():
-        for sample in family.samples:
-            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-    return sums
-
 def halted_pipelines() -> int:
     """How many pipelines on this machine have stopped by themselves."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
@@ -287,6 +287,14 @@ def halted_pipelines() -> int:
         return int(REGISTRY.get_sample_value("nevstream_pipeline_halted") or 0)
     return int(totals(Path(directory)).get("nevstream_pipeline_halted", 0))
 
+
+def totals(directory: Path) -> dict[str, float]:
+    """Each sample summed over its labels and over all processes that write to ``directory``."""
+    sums: dict[str, float] = {}
+    for family in _multiprocess_registry(directory).collect():
+        for sample in family.samples:
+            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    return sums
 
 
 def forget_process(pid: int, directory: Path) -> None:

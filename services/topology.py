@@ -117,6 +117,12 @@ class System:
         return {child.name: child.pid for child in children if child.pid is not None}
 
     @property
+    def database_pid(self) -> int | None:
+        """Process id of the embedded PostgreSQL; None when it is not running, or another server is used."""
+        server = self._server
+        return None if server is None else server.pid
+
+    @property
     def children_ready(self) -> bool:
         children = self._supervisor.children.values() if self._supervisor else ()
         return bool(children) and all(child.ready.is_set() for child in children)
@@ -471,19 +477,21 @@ async def _prune_letters(settings: Settings, dsn: str, journal: JournalWriter, s
 
 
 async def _prune_link_events(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
-    """Keep events of connections and ended commands within their age; as :func:`_prune_letters`."""
+    """Keep events of connections, ended commands and the audit log within their age; as :func:`_prune_letters`."""
     import psycopg
 
+    from services.store.access import PostgresAudit
     from services.store.commands import PostgresCommands
     from services.store.link_events import LinkEventsKept
 
-    kept, commands = LinkEventsKept(dsn), PostgresCommands(dsn)
+    kept, commands, audit = LinkEventsKept(dsn), PostgresCommands(dsn), PostgresAudit(dsn)
     every_s = settings.link_events.prune_every_s
     try:
         while not stop.is_set():
             try:
                 await kept.prune(settings.link_events.age_max_days)
                 await commands.prune(settings.gateway.commands.age_max_days)
+                await audit.prune(settings.web.audit_age_max_days)
             except Unavailable as error:
                 log.warning("events of connections were not pruned: %s; trying again in %.0f s", error, every_s)
             except psycopg.Error:  # ours to repair, and no reason to stop storing reports
@@ -493,6 +501,7 @@ async def _prune_link_events(settings: Settings, dsn: str, stop: asyncio.Event) 
     finally:
         await kept.close()
         await commands.close()
+        await audit.close()
 
 
 async def _count_flaws(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
@@ -691,6 +700,7 @@ async def _send_webhooks(settings: Settings, dsn: str, stop: asyncio.Event) -> N
 async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
     """The HTTP API."""
     from services.journal.postgres import PostgresJournal
+    from services.store.access import PostgresAudit, PostgresTokens
     from services.store.alarms import PostgresAlarms
     from services.store.commands import PostgresCommands
     from services.store.letters import Letters
@@ -714,6 +724,8 @@ async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
             commands=PostgresCommands(dsn),
             registry=PostgresRegistry(dsn),
             alarms=PostgresAlarms(dsn),
+            tokens=PostgresTokens(dsn),
+            audit=PostgresAudit(dsn),
         )
     finally:
         await journal.close()

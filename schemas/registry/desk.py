@@ -48,6 +48,7 @@ class VehicleFilter:
     region: str | None = None
     usage: str | None = None
     state: State | None = None
+    fleets: Sequence[str] | None = None
 
 
 class RegistryDesk(Protocol):
@@ -80,17 +81,24 @@ class RegistryDesk(Protocol):
 
     async def retire(self, vins: Sequence[str]) -> Retired: ...
 
-    async def models(self, *, prefix: str, after: str, limit: int) -> Table:
-        """The catalogue by name, with the number of ``vehicles`` that are registered."""
+    async def models(
+        self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None
+    ) -> Table:
+        """The catalogue by name, with the number of ``vehicles`` that are registered.
+
+        ``fleets``: only models of which vehicles of these are registered, and those are counted.
+        """
         ...
 
-    async def model(self, name: str) -> Mapping[str, Any] | None: ...
+    async def model(self, name: str, *, fleets: Sequence[str] | None = None) -> Mapping[str, Any] | None: ...
 
     async def drop_model(self, name: str) -> bool:
         """Take a model out of the catalogue; vehicles keep its name.  False when it was not in it."""
         ...
 
-    async def registrations(self, since: datetime, until: datetime) -> Table:
+    async def registrations(
+        self, since: datetime, until: datetime, *, fleets: Sequence[str] | None = None
+    ) -> Table:
         """Vehicles registered in the range by model: ``vehicles`` and every column of the catalogue."""
         ...
 

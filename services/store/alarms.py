@@ -153,7 +153,9 @@ _TIMES: Final = sql.SQL(", ").join(
 )
 _EVENTS: Final = sql.SQL(
     """
-    SELECT event_id, occurred_at, event, body FROM alarm_events WHERE event_id > %(after)s
+    SELECT event_id, occurred_at, event, body,
+           (SELECT v.fleet FROM vehicles v WHERE v.vin = body -> 'alarm' ->> 'vin') AS fleet
+    FROM alarm_events WHERE event_id > %(after)s
     ORDER BY event_id LIMIT %(limit)s
     """
 )
@@ -209,6 +211,7 @@ _CONDITIONS: Final[Mapping[str, LiteralString]] = {
     "model": "coalesce(v.model, 'unknown') = %(model)s",
     "fleet": "coalesce(v.fleet, 'unknown') = %(fleet)s",
     "region": "coalesce(v.region, 'unknown') = %(region)s",
+    "fleets": "v.fleet = ANY (%(fleets)s)",
     "level_min": "e.level >= %(level_min)s",
     "source": "e.source = %(source)s",
 }
@@ -220,6 +223,8 @@ def conditions(wanted: AlarmFilter) -> tuple[sql.Composable, dict[str, Any]]:
         sql.SQL(term) for name, term in _CONDITIONS.items() if getattr(wanted, name) is not None
     ]
     given = {name: value for name in _CONDITIONS if (value := getattr(wanted, name)) is not None}
+    if wanted.fleets is not None:
+        given["fleets"] = list(wanted.fleets)
     if wanted.states is not None:
         states = [sql.SQL(_STATES[state]) for state in wanted.states]
         terms.append(sql.SQL("({})").format(sql.SQL(" OR ").join(states)) if states else sql.SQL("false"))
@@ -281,7 +286,7 @@ class PostgresAlarms:
     async def _counted(self, query: sql.SQL, wanted: AlarmFilter, given: Mapping[str, Any]) -> Table:
         """Episodes of a filter counted; the registry is joined only when the filter asks for it."""
         where, values = conditions(wanted)
-        by_facts = wanted.model is not None or wanted.fleet is not None or wanted.region is not None
+        by_facts = any(each is not None for each in (wanted.model, wanted.fleet, wanted.region, wanted.fleets))
         joined = sql.SQL("JOIN vehicles v ON v.vehicle_id = e.vehicle_id" if by_facts else "")
         query_made = query.format(joined=joined, wanted=where, state=_STATE, times=_TIMES)
         return await self._asking.run(query_made, {**given, **values})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -142,7 +142,7 @@ class Letters:
 
     async def requeue_all(self, wanted: LetterFilter, *, by: str, limit: int) -> Requeued:
         """Requeue the open letters of a filter; see ``schemas.seams.LetterDesk``."""
-        given, filters = letter_filter(LetterFilter(wanted.reason, wanted.vin, wanted.since, wanted.until, open=True))
+        given, filters = letter_filter(replace(wanted, open=True))
         sender = list(ABOUT_THE_SENDER) if wanted.reason is None else []
 
         # Chosen before the first is requeued: one that is refused again comes back as a new letter, and would match.

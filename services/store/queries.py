@@ -49,10 +49,11 @@ _VEHICLE_COLUMNS: Final = sql.SQL(
 _VEHICLES: Final = sql.SQL(
     """
     SELECT {} FROM vehicles v LEFT JOIN vehicle_state s USING (vehicle_id)
-    WHERE v.vin > %(after)s AND starts_with(v.vin, %(prefix)s)
+    WHERE v.vin > %(after)s AND starts_with(v.vin, %(prefix)s) {}
     ORDER BY v.vin LIMIT %(limit)s
     """
-).format(_VEHICLE_COLUMNS)
+)
+_OF_FLEETS: Final = sql.SQL("AND v.fleet = ANY (%(fleets)s)")
 
 _VEHICLE: Final = sql.SQL(
     """
@@ -189,6 +190,7 @@ _LETTER_FILTERS: Final[Mapping[str, LiteralString]] = {
     "since": "AND received_at >= %(since)s",
     "until": "AND received_at < %(until)s",
     "open": "AND (requeued_at IS NULL AND replayed_at IS NULL) = %(open)s",
+    "fleets": "AND vin IN (SELECT w.vin FROM vehicles w WHERE w.fleet = ANY (%(fleets)s))",
 }
 # The keys of flawed signals: as of dead letters, but that a count is of a vehicle that is known.
 _FLAWS_BY: Final[Mapping[str, tuple[LiteralString, LiteralString]]] = {
@@ -210,6 +212,7 @@ _FLAW_FILTERS: Final[Mapping[str, LiteralString]] = {
     "signal": "AND signal = %(signal)s",
     "state": "AND state = %(state)s",
     "vin": "AND vehicle_id = (SELECT w.vehicle_id FROM vehicles w WHERE w.vin = %(vin)s)",
+    "fleets": "AND vehicle_id IN (SELECT w.vehicle_id FROM vehicles w WHERE w.fleet = ANY (%(fleets)s))",
 }
 FLAW_COUNTS: Final = tuple(_FLAWS_BY)
 _FLAW_DAYS: Final = sql.SQL(
@@ -235,7 +238,7 @@ _BEYOND: Final = sql.SQL(
 # Charging is charging while parked: a hybrid's engine or a brake that feeds the pack is driving.
 _FLEET: Final = sql.SQL(
     """
-    SELECT (SELECT count(*) FROM vehicles) AS vehicles,
+    SELECT (SELECT count(*) FROM vehicles v WHERE true {of_fleets}) AS vehicles,
            count(*) AS ever_reported,
            count(*) FILTER (WHERE now_on) AS reporting,
            count(*) FILTER (WHERE now_on AND charge_state = 1) AS charging,
@@ -243,9 +246,10 @@ _FLEET: Final = sql.SQL(
            count(*) FILTER (WHERE now_on AND charge_state IS DISTINCT FROM 1 AND vehicle_state IN (2, 3)) AS parked,
            max(time) AS newest_data_time,
            max(received_at) AS newest_received_at
-    FROM (SELECT *, received_at >= %(reporting_since)s AS now_on FROM vehicle_state) state
+    FROM (SELECT s.*, s.received_at >= %(reporting_since)s AS now_on FROM vehicle_state s {joined}) state
     """
 )
+_JOINED_FLEETS: Final = sql.SQL("JOIN vehicles v USING (vehicle_id) WHERE true {}")
 _LEDGER: Final = sql.SQL(
     """
     SELECT coalesce(sum(frames), 0)::bigint AS frames, coalesce(sum(rows), 0)::bigint AS rows,
@@ -357,8 +361,10 @@ class Queries(SessionQueries, FleetQueries):
     ) -> None:
         self._connections = Connections(dsn, connections_max, connect_timeout_s, statement_timeout_s)
 
-    async def vehicles(self, *, prefix: str, after: str, limit: int) -> Table:
-        return await self._connections.run(_VEHICLES, {"prefix": prefix, "after": after, "limit": limit})
+    async def vehicles(self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None) -> Table:
+        query = _VEHICLES.format(_VEHICLE_COLUMNS, sql.SQL("") if fleets is None else _OF_FLEETS)
+        given = {"prefix": prefix, "after": after, "limit": limit, "fleets": _listed(fleets)}
+        return await self._connections.run(query, given)
 
     async def vehicle(self, vin: str) -> Mapping[str, Any] | None:
         return _one(await self._connections.run(_VEHICLE, {"vin": vin}))
@@ -462,6 +468,7 @@ class Queries(SessionQueries, FleetQueries):
     async def flaw_counts(self, wanted: FlawFilter, *, by: str, limit: int) -> Table:
         keys, joined = _FLAWS_BY[by]
         given = {name: getattr(wanted, name) for name in ("since", "until", *_FLAW_FILTERS)}
+        given["fleets"] = _listed(wanted.fleets)
         filters = sql.SQL(" ").join(sql.SQL(text) for name, text in _FLAW_FILTERS.items() if given[name] is not None)
         query = _FLAW_COUNTS.format(keys=sql.SQL(keys), joined=sql.SQL(joined), filters=filters)
         return await self._connections.run(query, {**given, "limit": limit})
@@ -474,9 +481,18 @@ class Queries(SessionQueries, FleetQueries):
             _RATE_FLAWS, {"id": vehicle_id, "since": since, "until": until, "limit": limit}
         )
 
-    async def overview(self, *, reporting_since: datetime) -> Mapping[str, Any]:
-        fleet = _one(await self._connections.run(_FLEET, {"reporting_since": reporting_since}))
-        ledger = _one(await self._connections.run(_LEDGER, {}))
+    async def overview(
+        self, *, reporting_since: datetime, fleets: Sequence[str] | None = None
+    ) -> Mapping[str, Any]:
+        nothing = sql.SQL("")
+        query = _FLEET.format(
+            of_fleets=nothing if fleets is None else _OF_FLEETS,
+            joined=nothing if fleets is None else _JOINED_FLEETS.format(_OF_FLEETS),
+        )
+        given = {"reporting_since": reporting_since, "fleets": _listed(fleets)}
+        fleet = _one(await self._connections.run(query, given))
+        # frames are counted by partition and not by vehicle
+        ledger = _one(await self._connections.run(_LEDGER, {})) if fleets is None else None
         return {**(fleet or {}), "ledger": ledger}
 
     async def diagnosis(self, vin: str, *, now: datetime) -> Mapping[str, Any]:
@@ -495,7 +511,7 @@ class Queries(SessionQueries, FleetQueries):
 
 def letter_filter(wanted: LetterFilter) -> tuple[dict[str, Any], sql.Composed]:
     """Parameters of ``wanted``, and its conditions: a piece of SQL that goes after ``WHERE true``."""
-    given = {name: getattr(wanted, name) for name in _LETTER_FILTERS}
+    given = {name: getattr(wanted, name) for name in _LETTER_FILTERS} | {"fleets": _listed(wanted.fleets)}
     return given, sql.SQL(" ").join(sql.SQL(text) for name, text in _LETTER_FILTERS.items() if given[name] is not None)
 
 
@@ -521,6 +537,10 @@ def _selected(name: str) -> sql.Composed:
 
 def _record_key(after: tuple[datetime, int, int, int] | None) -> dict[str, Any]:
     return dict(zip(("time", "partition", "offset", "position"), after, strict=True)) if after else {}
+
+
+def _listed(fleets: Sequence[str] | None) -> list[str] | None:
+    return None if fleets is None else list(fleets)  # psycopg sends a list as an array, a tuple as a record
 
 
 def _one(table: Table) -> Mapping[str, Any] | None:

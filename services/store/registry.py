@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 from psycopg import sql
@@ -49,8 +49,11 @@ _STATES: Final = {
 _MODEL_COLUMNS: Final = ", ".join(f"m.{column.name}" for column in MODELS.all)
 _MODELS: Final = f"""
     SELECT {_MODEL_COLUMNS}, m.updated_at,
-           (SELECT count(*) FROM vehicles v WHERE v.model = m.model AND v.registered) AS vehicles
+           (SELECT count(*) FROM vehicles v WHERE v.model = m.model AND v.registered
+            AND (%s::text[] IS NULL OR v.fleet = ANY (%s))) AS vehicles
     FROM models m
+    WHERE (%s::text[] IS NULL
+           OR EXISTS (SELECT FROM vehicles o WHERE o.model = m.model AND o.registered AND o.fleet = ANY (%s)))
 """  # noqa: S608 - names of ours
 _RETIRE: Final = """
     WITH gone AS (
@@ -63,6 +66,7 @@ _REGISTRATIONS: Final = f"""
     FROM (SELECT model, count(*) AS vehicles FROM vehicles
           WHERE coalesce(registered_at, CASE WHEN registered THEN first_seen_at END) >= %s
             AND coalesce(registered_at, CASE WHEN registered THEN first_seen_at END) < %s
+            AND (%s::text[] IS NULL OR fleet = ANY (%s))
           GROUP BY model) v
     LEFT JOIN models m USING (model) ORDER BY v.model NULLS LAST
 """  # noqa: S608 - names of ours
@@ -133,7 +137,7 @@ class PostgresRegistry:
 
     # -- questions ---------------------------------------------------------------------------------
     async def vehicles(self, wanted: VehicleFilter, *, after: str, limit: int) -> Table:
-        conditions, given = ["v.vin > %s"], [after]
+        conditions, given = ["v.vin > %s"], [cast("Any", after)]
         if wanted.prefix:
             conditions.append("v.vin >= %s AND v.vin < %s")
             given += [wanted.prefix, wanted.prefix + "\x7f"]
@@ -141,6 +145,9 @@ class PostgresRegistry:
             if (value := getattr(wanted, name)) is not None:
                 conditions.append(f"v.{name} = %s")
                 given.append(value)
+        if wanted.fleets is not None:
+            conditions.append("v.fleet = ANY (%s)")
+            given.append(list(wanted.fleets))
         if wanted.state is not None:
             conditions.append(_STATES[wanted.state])
         query = f"{_VEHICLE} WHERE {' AND '.join(conditions)} ORDER BY v.vin LIMIT %s"
@@ -150,16 +157,20 @@ class PostgresRegistry:
         rows = (await self._table(f"{_VEHICLE} WHERE v.vin = %s", [vin])).dicts()
         return rows[0] if rows else None
 
-    async def models(self, *, prefix: str, after: str, limit: int) -> Table:
-        query = f"{_MODELS} WHERE m.model > %s AND starts_with(m.model, %s) ORDER BY m.model LIMIT %s"
-        return await self._table(query, [after, prefix, limit])
+    async def models(
+        self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None
+    ) -> Table:
+        query = f"{_MODELS} AND m.model > %s AND starts_with(m.model, %s) ORDER BY m.model LIMIT %s"
+        return await self._table(query, [*_listed(fleets, 4), after, prefix, limit])
 
-    async def model(self, name: str) -> Mapping[str, Any] | None:
-        rows = (await self._table(f"{_MODELS} WHERE m.model = %s", [name])).dicts()
+    async def model(self, name: str, *, fleets: Sequence[str] | None = None) -> Mapping[str, Any] | None:
+        rows = (await self._table(f"{_MODELS} AND m.model = %s", [*_listed(fleets, 4), name])).dicts()
         return rows[0] if rows else None
 
-    async def registrations(self, since: datetime, until: datetime) -> Table:
-        return await self._table(_REGISTRATIONS, [since, until])
+    async def registrations(
+        self, since: datetime, until: datetime, *, fleets: Sequence[str] | None = None
+    ) -> Table:
+        return await self._table(_REGISTRATIONS, [since, until, *_listed(fleets, 2)])
 
     async def close(self) -> None:
         await self._line.close()
@@ -185,6 +196,10 @@ class PostgresRegistry:
             return await line.call(tried)
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
             raise SchemaMissing("the database has not the schema of this version: run `nevstream migrate`") from error
+
+
+def _listed(fleets: Sequence[str] | None, times: int) -> list[list[str] | None]:
+    return [None if fleets is None else list(fleets)] * times
 
 
 # -- merging a sheet ------------------------------------------------------------------------------------------

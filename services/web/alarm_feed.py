@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -36,6 +36,7 @@ class Told(NamedTuple):
     event_id: int
     event: str
     document: dict[str, Any]
+    fleet: str | None = None  # of the vehicle, when the event was read
 
 
 class Missed(NamedTuple):
@@ -88,10 +89,11 @@ class AlarmFeed:
                 self._reader.cancel()
                 self._reader = None
 
-    async def follow(self, after: int | None) -> AsyncIterator[list[Told] | Missed]:
+    async def follow(self, after: int | None, fleets: Sequence[str] | None) -> AsyncIterator[list[Told] | Missed]:
         """Events beyond ``after`` (None: from now on) as they come; an empty list now and then when none do.
 
-        Only within :meth:`client`.  Ends when the feed is closed.
+        ``fleets``: only events of vehicles of these, for a tenant; None: all.  Only within :meth:`client`.  Ends when
+        the feed is closed.
         """
         oldest, newest = await self._bounds()
         cursor = newest if after is None else after
@@ -106,7 +108,7 @@ class AlarmFeed:
                 batch = []  # the reader says it in the log; the client is none the worse for waiting
             if batch:
                 cursor = batch[-1].event_id
-                yield batch
+                yield [told for told in batch if fleets is None or told.fleet in fleets]
                 continue
             try:
                 await asyncio.wait_for(moved.wait(), HEARTBEAT_S)
@@ -175,6 +177,7 @@ def _told(rows: list[dict[str, Any]]) -> list[Told]:
             row["event_id"],
             row["event"],
             event_document(row["event_id"], row["occurred_at"].isoformat(), row["event"], row["body"]),
+            row.get("fleet"),
         )
         for row in rows
     ]

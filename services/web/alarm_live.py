@@ -60,7 +60,7 @@ async def stream(
     async def lines() -> AsyncIterator[bytes]:
         async with feed.client():
             yield b"retry: 3000\n\n"
-            async for news in feed.follow(resumed):
+            async for news in feed.follow(resumed, ctx.tenant):
                 if isinstance(news, Missed):
                     data = orjson.dumps({"after": news.after, "oldest": news.oldest, "newest": news.newest}).decode()
                     yield f"event: missed\ndata: {data}\n\n".encode()

@@ -1,7 +1,7 @@
 """/v1/alarms: episodes as people use them. Lists, one with its story, acknowledge and close.
 
-An episode is ``active`` until it is over; people take it from open to acknowledged to closed. Changes are taken from
-this machine only (``changes.py``). Figures and live news of alarms: ``alarm_figures.py``, ``alarm_live.py``.
+An episode is ``active`` until it is over; people take it from open to acknowledged to closed. ``changes.py`` says from
+whom changes are taken. Figures and live news of alarms: ``alarm_figures.py``, ``alarm_live.py``.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ async def acknowledge_many(ctx: Ctx, asked: Annotated[AskedOfMany, Body()]) -> J
     ids = list(dict.fromkeys(asked.ids))
     if wrong := [number for number in ids if not 1 <= number < 2**63]:
         raise bad_parameter("ids", wrong[0], "is not the id of an episode", "ids from /v1/alarms", "body")
-    acted = await desk_of(ctx).act(alarms.ACKNOWLEDGE, ids, by=_by(asked), note=_note(asked))
+    acted = await desk_of(ctx).act(alarms.ACKNOWLEDGE, ids, by=_by(ctx, asked), note=_note(asked))
     return Json(many(acted))
 
 
@@ -227,7 +227,7 @@ def many(acted: Sequence[alarms.Acted]) -> dict[str, Any]:
 
 async def _act(ctx: Context, action: str, number: int, asked: Asked) -> Json:
     desk = desk_of(ctx)
-    (acted,) = await desk.act(action, [number], by=_by(asked), note=_note(asked))
+    (acted,) = await desk.act(action, [number], by=_by(ctx, asked), note=_note(asked))
     if acted.outcome == "missing":
         raise no_episode(number, ctx.local((await desk.story(number, targets_of(ctx)))["withdrawn_at"]))
     if acted.outcome == "refused":
@@ -241,8 +241,12 @@ async def _act(ctx: Context, action: str, number: int, asked: Asked) -> Json:
     return Json({"outcome": acted.outcome, "alarm": alarms.described(row, ctx.local)})
 
 
-def _by(asked: Asked) -> str:
-    return _text("by", asked.by) or BY_API
+def _by(ctx: Context, asked: Asked) -> str:
+    """Who acts: the name of the token where there is one, with whom it says it acts for."""
+    said = _text("by", asked.by)
+    if ctx.caller is None:
+        return said or BY_API
+    return f"{ctx.who}: {said}"[: alarms.BY_MAX] if said and said != BY_API else ctx.who
 
 
 def _note(asked: Asked) -> str | None:

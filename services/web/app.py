@@ -1,7 +1,7 @@
 """The HTTP API: routers by noun, problem documents, security headers, gzip, and the landing page.
 
-It reads through the ``Queries`` seam and opens no connection of its own.  What changes something (dead letters
-put back, through the ``LetterDesk`` seam) is refused to anyone but this machine: see ``changes.py``.
+It reads through the ``Queries`` seam and opens no connection of its own.  ``access.py`` says who may ask what, and
+``changes.py`` who may change something where nobody knows who is asking.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from schemas.access import AuditDesk, Caller, Role, TokenDesk
 from schemas.alarms import AlarmDesk
 from schemas.downlink import CommandDesk
 from schemas.registry.desk import RegistryDesk
@@ -28,8 +29,11 @@ from schemas.seams import LetterDesk, Queries
 from services.credit_rules import rules_of
 from services.errors import SettingsError
 from services.own_signals import signals_of
-from services.settings import Settings
+from services.settings import Settings, WebAuth
 from services.web import alarms as alarms_router
+from services.web import (
+    audit as audit_router,
+)
 from services.web import (
     battery,
     completeness,
@@ -41,6 +45,7 @@ from services.web import (
     fleet_lists,
     models,
     problems,
+    session,
     sessions,
     system,
     telemetry,
@@ -51,10 +56,13 @@ from services.web import (
 from services.web import commands as commands_router
 from services.web import credits as credits_router
 from services.web import registry as registry_router
+from services.web.access import Gate, TokenBook
 from services.web.alarm_feed import AlarmFeed
 from services.web.own import OwnSignals
 from services.web.parameters import Context
+from services.web.scope import scoped
 
+_NOBODY: Final = Caller(0, "", Role.READ, (), None)
 STATIC: Final = Path(__file__).parent / "static"
 
 _DESCRIPTION: Final = """
@@ -64,6 +72,7 @@ Telemetry of connected New Energy Vehicles: who reports, what they said, and whi
 * Ranges are half-open: `from` is included, `to` is not.
 * Units are in the names: `speed_kmh`, `cells_v`. `/v1/signals` lists them all.
 * Lists come in pages: follow `next` until it is null.
+* With `web.auth = token` requests carry `Authorization: Bearer nst_...`; a token may be for some fleets only.
 * Errors are `application/problem+json` and say how to fix them; parameters that a path does not have are refused.
 """
 _TAGS: Final = [
@@ -79,10 +88,13 @@ _TAGS: Final = [
     {"name": "fleet", "description": "Metrics by window and group, the yearly report, lists to follow up."},
     {"name": "data quality", "description": "Signals that are not what they should be, and the checks."},
     {"name": "commands", "description": "What is asked of a terminal, and what it answers."},
+    {"name": "access", "description": "Who asks, and what was changed by whom."},
     {"name": "system", "description": "Overview, signal catalogue, health and metrics."},
 ]
 _PROBLEM: Final = {"model": models.Problem}
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    401: {**_PROBLEM, "description": "The request needs a token (web.auth = token), and has none that is valid"},
+    403: {**_PROBLEM, "description": "The token's role or fleets, or web.allow_changes, do not allow it"},
     404: {**_PROBLEM, "description": "There is no such path, vehicle or dead letter"},
     422: {**_PROBLEM, "description": "A parameter cannot be used: which, what was given, what is allowed"},
     503: {**_PROBLEM, "description": "The database is away or too slow; see Retry-After"},
@@ -122,10 +134,12 @@ def create_app(
     commands: CommandDesk | None = None,
     registry: RegistryDesk | None = None,
     alarms: AlarmDesk | None = None,
+    tokens: TokenDesk | None = None,
+    audit: AuditDesk | None = None,
 ) -> FastAPI:
-    """The ASGI application.  It closes ``queries`` and the desks (``letters`` to ``alarms``) when it ends.
+    """The ASGI application.  It closes ``queries`` and the desks (``letters`` to ``audit``) when it ends.
 
-    Without desks it only reads.
+    Without desks it only reads; ``tokens`` are needed with ``web.auth = token``.
 
     Raises ``SettingsError`` when ``time_zone`` is not one that this machine knows, and for files with mistakes.
     """
@@ -137,6 +151,11 @@ def create_app(
             "use an IANA name such as Asia/Shanghai, and install the tzdata package if there are none"
         ) from error
 
+    book = None
+    if settings.web.auth is WebAuth.TOKEN:
+        if tokens is None:
+            raise SettingsError("web.auth = token, and this process was started without the table of tokens")
+        book = TokenBook(tokens, now)
     own = OwnSignals(signals_of(settings.pipeline.signals_file))
 
     @asynccontextmanager
@@ -151,6 +170,12 @@ def create_app(
             await registry.close()
         if alarms is not None:
             await alarms.close()
+        if book is not None:
+            await book.close()
+        elif tokens is not None:
+            await tokens.close()
+        if audit is not None:
+            await audit.close()
 
     app = FastAPI(
         title="nevstream",
@@ -164,14 +189,27 @@ def create_app(
         lifespan=lifespan,
         responses=_RESPONSES,
     )
-    app.state.context = Context(
-        settings, queries, zone, now, letters, own, commands, registry, rules_of(settings.credits.rules_file),
+    whole = Context(
+        settings,
+        queries,
+        zone,
+        now,
+        letters,
+        own,
+        commands,
+        registry,
+        rules_of(settings.credits.rules_file),
         alarms,
+        audit,
     )
+    # where callers are known, who comes past the gate sees nothing
+    app.state.context = whole if book is None else scoped(whole, _NOBODY)
+    app.state.token_book = book
     app.state.alarm_feed = None if alarms is None else AlarmFeed(alarms, settings.alarms.stream_clients_max)
     for module in (
         vehicles, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness, timeline, battery,
-        alarms_router, fleet, fleet_lists, registry_router, credits_router, data_quality, dead_letters, system,
+        alarms_router, fleet, fleet_lists, registry_router, credits_router, data_quality, dead_letters, session,
+        audit_router, system,
     ):  # fmt: skip
         app.include_router(module.router)
 
@@ -181,6 +219,7 @@ def create_app(
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     problems.install(app)
+    app.add_middleware(Gate, whole=whole, book=book, audit=audit)
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
     app.add_middleware(_Headers)
     return app

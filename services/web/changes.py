@@ -1,9 +1,10 @@
-"""Who may change something over HTTP, as long as the API does not know who is asking: this machine only.
+"""Who may change something over HTTP.
 
-Three things must hold: ``web.allow_changes``, an API that listens on a loopback address only, and a request that
-comes from one.  Beyond that a request must not be one that a page of another site made the browser of somebody
-on this machine send: its Host and Origin are this machine, and its body is JSON or CSV (or its method DELETE), which
-needs a preflight that is never answered.
+With ``web.auth = token`` whoever the gate (``access.py``) lets through.  With ``open`` the API does not know who is
+asking: this machine only.  Then three things must hold: ``web.allow_changes``, an API that listens on a loopback
+address only, and a request that comes from one.  Beyond that a request must not be one that a page of another site
+made the browser of somebody on this machine send: its Host and Origin are this machine, and its body is JSON or CSV
+(or its method DELETE), which needs a preflight that is never answered.
 """
 
 from __future__ import annotations
@@ -42,14 +43,17 @@ def change_from_here(request: Request) -> None:
 
     Enough by itself for a method that pages of other sites cannot use without asking, such as DELETE.
     """
-    web = context(request).settings.web
+    ctx = context(request)
+    web = ctx.settings.web
     if not web.allow_changes:
         raise _refused("changes-off", "web.allow_changes is false.", f"Set web.allow_changes = true, or: {_HOW}")
+    if ctx.caller is not None:
+        return  # the gate has looked at token, role and origin
     if not loopback(web.host):
         raise _refused(
             "changes-off",
             f"The API listens on {web.host}, and it cannot tell who is asking.",
-            f"{_HOW} Or let web.host be 127.0.0.1.",
+            f"{_HOW} Or let web.host be 127.0.0.1, or set web.auth = token.",
         )
     if not loopback(request.client.host if request.client else None):
         raise _refused("changes-local", "Requests that change something are taken from this machine only.", _HOW)

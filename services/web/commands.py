@@ -1,6 +1,6 @@
 """/v1/vehicles/{vin}/commands: parameter query, set and terminal control, on their way down to a vehicle.
 
-Asking is taken from this machine only (``changes.py``).  The gateway that holds the vehicle sends.
+``changes.py`` says from whom asking is taken.  The gateway that holds the vehicle sends.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ from services.web.parameters import (
 from services.web.problems import ProblemError, bad_parameter
 
 router = APIRouter(prefix="/v1/vehicles", tags=["commands"], dependencies=[Depends(only_known)])
-
-BY_API = "api"  # who asked, until the API knows
 
 Kind = Literal["query", "set", "control"]
 
@@ -132,7 +130,7 @@ async def ask(ctx: Ctx, vin: VinPath, wanted: Annotated[CommandAsked, Body()]) -
     expires_s = wanted.expires_s or ctx.settings.gateway.commands.expires_s
     try:
         number = await _desk(ctx).enqueue(
-            vin, wanted.kind, wanted.body, by=BY_API, expires_s=expires_s, edition=edition
+            vin, wanted.kind, wanted.body, by=ctx.who, expires_s=expires_s, edition=edition
         )
     except UsageError as error:
         raise ProblemError(

@@ -70,7 +70,7 @@ class FlawCounts(BaseModel):
     groups: list[FlawGroup]
     count: int
     days: list[FlawDay]
-    reports: int
+    reports: int | None = Field(description="null for a token with fleets")
 
 
 class RateFlaw(BaseModel):
@@ -131,7 +131,7 @@ async def counted(ctx: Context, wanted: FlawFilter, by: str, limit: int) -> dict
         "groups": groups,
         "count": len(groups),
         "days": [{**day, "counted_at": ctx.local(day["counted_at"])} for day in days],
-        "reports": sum(day["reports"] or 0 for day in days),
+        "reports": None if ctx.tenant is not None else sum(day["reports"] or 0 for day in days),
     }
 
 

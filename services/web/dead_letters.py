@@ -45,9 +45,6 @@ router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"], dependencie
 CODECS: Final = {int(codec): codec.name.lower() for codec in Codec}
 
 
-BY_API: Final = "api"  # who put a letter back, until the API knows who asks
-
-
 def letter_id(row: Mapping[str, Any]) -> str:
     return f"{row['partition']}-{row['offset']}-{row['position']}"
 
@@ -58,10 +55,10 @@ def letter(row: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
         "id": letter_id(row),
         "received_at": ctx.local(row["received_at"]),
         "reason": reason_name(row["reason"]),
-        "error": row.get("error"),
         "meaning": reason.meaning if reason else "A reason that this version does not know.",
         "how_to_fix": reason.remedy if reason else "Update the process that serves this API.",
         "error_offset": row["detail"],
+        "error": row.get("error"),
         "door": DOORS.get(row["door"], str(row["door"])),
         "codec": CODECS.get(row["codec"], str(row["codec"])),
         **{name: row[name] for name in ("vin", "peer", "client", "frame_bytes", "requeued_by", "requeued_as")},
@@ -345,7 +342,7 @@ async def requeue_dead_letters(ctx: Ctx, wanted: Annotated[models.RequeueFilter,
     found = _filter(ctx, wanted.reason, wanted.vin, wanted.from_, wanted.to)
     if not any((wanted.reason, wanted.vin, wanted.from_, wanted.to, wanted.all_)):
         raise bad_parameter("all", wanted.all_, "is needed to requeue every open letter", "true", "body")
-    done = await _desk(ctx).requeue_all(found, by=BY_API, limit=wanted.limit)
+    done = await _desk(ctx).requeue_all(found, by=ctx.who, limit=wanted.limit)
     return Json(_requeued(done.frames, done.skipped))
 
 
@@ -358,7 +355,7 @@ async def requeue_dead_letters(ctx: Ctx, wanted: Annotated[models.RequeueFilter,
 async def requeue_dead_letter(ctx: Ctx, key: IdPath, _: Annotated[models.Nothing, Body()]) -> Json:
     """The same bytes, with the arrival time they had.  What became of it: `outcome` of the letter, a moment later."""
     which = parse_id(key)
-    done = await _desk(ctx).requeue([which], by=BY_API)
+    done = await _desk(ctx).requeue([which], by=ctx.who)
     if which in done.skipped:
         if await ctx.queries.dead_letter(*which) is None:
             raise _no_such(key)

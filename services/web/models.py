@@ -460,7 +460,7 @@ class Overview(Model):
     ever_reported: int
     reporting_within_s: int
     reporting: Reporting = Field(description="Vehicles whose newest report arrived within `reporting_within_s`")
-    ledger: Ledger
+    ledger: Ledger | None = Field(description="null for a token with fleets: frames are not counted by fleet")
     newest_data_time: AwareDatetime | None
     newest_received_at: AwareDatetime | None
 
@@ -494,8 +494,10 @@ class Alive(Model):
 
 class StageLag(Model):
     seconds: float = Field(description="Age of the oldest frame that waits; 0: none does.")
-    cause: str = Field(description="Why it waits: working (it is on its way), journal_away, journal_slow, in_flight, "
-                       "store_away, store_slow, positions_moved, halted.")
+    cause: str = Field(
+        description="Why it waits: working (it is on its way), journal_away, journal_slow, in_flight, "
+        "store_away, store_slow, positions_moved, halted."
+    )
 
 
 class GatewayState(Model):
@@ -504,7 +506,9 @@ class GatewayState(Model):
     in_flight_bytes: int = Field(description="Received and not yet durable.")
     reading_paused: int = Field(description="Processes that do not read their sockets for now.")
     paused_because: str | None = Field(description="Cause of that: journal_away, journal_slow or in_flight.")
-    limits_reached: dict[str, int] = Field(description="How often each limit of [gateway.limits] acted since the start.")
+    limits_reached: dict[str, int] = Field(
+        description="How often each limit of [gateway.limits] acted since the start."
+    )
 
 
 class SystemState(Model):

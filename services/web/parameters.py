@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from fastapi import Depends, Path, Query, Request
 
+from schemas.access import AuditDesk, Caller
 from schemas.alarms import AlarmDesk
 from schemas.credits.rules import RuleTable
 from schemas.downlink import CommandDesk
@@ -42,14 +43,30 @@ class Context:
     registry: RegistryDesk | None = None
     credits: RuleTable | None = None
     alarms: AlarmDesk | None = None
+    audit: AuditDesk | None = None
+    caller: Caller | None = None  # None: web.auth = open, so nobody knows
+
+    @property
+    def who(self) -> str:
+        """Who asks, for what is kept of changes."""
+        return self.caller.name if self.caller is not None else "api"
+
+    @property
+    def tenant(self) -> tuple[str, ...] | None:
+        """The fleets that the caller may see; None: all."""
+        return self.caller.fleets if self.caller is not None else None
 
     def local(self, time: datetime | None) -> datetime | None:
         """``time`` in the fleet's zone, as answers have it."""
         return time.astimezone(self.zone) if time else None
 
 
+CONTEXT: Final = "nevstream.context"  # key of the ASGI scope; see services/web/access.py
+
+
 def context(request: Request) -> Context:
-    found: Context = request.app.state.context
+    """What the request works with: narrowed to its caller where callers are known."""
+    found: Context = request.scope.get(CONTEXT) or request.app.state.context
     return found
 
 

@@ -1,6 +1,6 @@
 """/v1/registry: what operators know of vehicles and models, and how they change it.
 
-Changes are taken from this machine only (``changes.py``).  A sheet with a mistake changes nothing, unless its bad
+``changes.py`` says from whom changes are taken.  A sheet with a mistake changes nothing, unless its bad
 lines are to be left out; then they are told.
 """
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import uvicorn
 
+from schemas.access import AuditDesk, TokenDesk
 from schemas.alarms import AlarmDesk
 from schemas.downlink import CommandDesk
 from schemas.registry.desk import RegistryDesk
@@ -90,6 +91,8 @@ async def serve(
     commands: CommandDesk | None = None,
     registry: RegistryDesk | None = None,
     alarms: AlarmDesk | None = None,
+    tokens: TokenDesk | None = None,
+    audit: AuditDesk | None = None,
 ) -> None:
     """Answer requests until ``stop`` is set, then finish those under way (``GRACE_S`` at most).
 
@@ -102,7 +105,10 @@ async def serve(
     certificates = None
     if settings.web.tls.enabled:
         certificates = Certificates(settings.web.tls, "web.tls", ("http/1.1",))
-    app = create_app(settings, queries, letters=letters, commands=commands, registry=registry, alarms=alarms)
+    app = create_app(
+        settings, queries, letters=letters, commands=commands, registry=registry, alarms=alarms, tokens=tokens,
+        audit=audit,
+    )  # fmt: skip
     config = uvicorn.Config(
         app,
         http="httptools",
