@@ -109,7 +109,8 @@ class Line:
             session.cause, session.detail = "broker_unreachable", text
             return
         if link.slot < 0:
-            session.cause, session.detail = "limit", "gateway.limits.connections_max connections are open"
+            if not session.cause:  # else it was lost again at once
+                session.cause, session.detail = "limit", "gateway.limits.connections_max connections are open"
             return
         link.write(greeting)
         await self._until_over(link, session)
@@ -157,9 +158,9 @@ class Line:
         """With version = auto: the other version when the broker did not understand this one."""
         if self.settings.version is not BridgeVersion.AUTO:
             return
-        # some brokers do not answer what they do not know, they hang up
-        hung_up = session.cause == "broker_closed" and session.present is None
-        if session.cause == "broker_version" or hung_up:
+        # some brokers do not answer what they do not know: rumqttd hangs up, amqtt waits for ever
+        unanswered = session.cause in ("broker_closed", "timeout") and session.present is None
+        if session.cause == "broker_version" or unanswered:
             self._version = V311 if session.version == V5 else V5
         elif session.cause == "broker_no_sharing":
             self._version = V5
