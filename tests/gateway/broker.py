@@ -120,19 +120,19 @@ class Mosquitto:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port: int = sock.getsockname()[1]
-        self._program = program
-        self._config = folder / "mosquitto.conf"
+        config = folder / "mosquitto.conf"
+        self.argv = [program, "-c", str(config)]
         given = [f"listener {self.port} 127.0.0.1", "max_queued_messages 0", "persistence true", "autosave_interval 1",
                  "autosave_on_changes true", f"persistence_location {folder}/", "log_type error"]  # fmt: skip
         if not any(line.startswith("allow_anonymous") for line in lines):
             given.append("allow_anonymous true")
         if os.geteuid() == 0:
             given.append("user root")
-        self._config.write_text("\n".join([*given, *lines]) + "\n", "utf-8")
+        config.write_text("\n".join([*given, *lines]) + "\n", "utf-8")
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(self._program, "-c", str(self._config))
+        self._process = await asyncio.create_subprocess_exec(*self.argv)
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 assert self._process.returncode is None, "mosquitto ended; its message is above"
