@@ -99,6 +99,7 @@ class System:
         self._cancel = cancel
         self._held: list[socket.socket] = []
         self._server: Any = None
+        self._database_due_s = 0.0  # when the server that does not start is tried again
         self._supervisor: Supervisor | None = None
         self.runtime_dir = settings.runtime_dir.absolute()
         self.metrics_dir = self.runtime_dir / "metrics"
@@ -221,10 +222,18 @@ class System:
         self._on_event("database", {"seconds": time.monotonic() - begun})
 
     def _keep_database(self) -> None:
-        if self._server is not None and not self._server.running():
-            log.error("the embedded PostgreSQL has ended; starting it again")
+        if self._server is None or self._server.running() or time.monotonic() < self._database_due_s:
+            return
+        if not self._database_due_s:
             self._on_event("exited", {"child": "postgres"})
-            self.dsn = self._server.start()
+        log.error("the embedded PostgreSQL has ended; starting it again")
+        try:
+            self._server.start()
+        except (NevstreamError, OSError) as error:  # such as a full disk; gateways keep what they have meanwhile
+            log.error("it does not start: %s; trying again in %.0f s", error, _RETRY_MAX_S)
+            self._database_due_s = time.monotonic() + _RETRY_MAX_S
+            return
+        self._database_due_s = 0.0
 
     def _stop_database(self) -> None:
         if self._server is not None:
