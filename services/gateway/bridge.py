@@ -208,6 +208,9 @@ class BridgeDoor(BaseDoor):
             return
         found = told.properties
         session.present = told.session_present
+        if session.line.doubts:
+            self._disconnect(link, "broker_doubted", "it answers 3.1.1; whether it does 5 is asked once more")
+            return
         session.sharing = (
             session.version == V5 and bool(self.bridge.share) and bool(found.get("shared_subscription_available", 1))
         )

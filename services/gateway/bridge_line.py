@@ -11,6 +11,7 @@ import logging
 import secrets
 import ssl
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,15 @@ log = logging.getLogger("nevstream.bridge")
 # A connection that has lasted so long was a good one: the next pause is the shortest again.
 _STEADY_S: Final = 10.0
 _LOOK_EVERY_S: Final = 1.0
+
+
+class Guess(Enum):
+    """How sure it is that the broker speaks 3.1.1 only."""
+
+    NONE = auto()
+    TRIED = auto()  # 5 was not answered
+    ASKED_AGAIN = auto()  # then 3.1.1 was, so somebody is there: 5 is asked for once more
+    SURE = auto()
 
 
 @dataclass(slots=True)
@@ -61,6 +71,7 @@ class Line:
         self.established = False  # it has been connected before
         self._door = door
         self._version = V311 if self.settings.version is BridgeVersion.V311 else V5
+        self._guess = Guess.NONE
         self._random = secrets.SystemRandom()
         self._away_told = False
 
@@ -154,20 +165,36 @@ class Line:
             )
         )
 
+    @property
+    def doubts(self) -> bool:
+        """This 3.1.1 is a guess: 5 was not answered, perhaps because nobody was there to answer."""
+        return self._guess is Guess.TRIED
+
     def _choose_version(self, session: Session) -> None:
         """With version = auto: the other version when the broker did not understand this one."""
         if self.settings.version is not BridgeVersion.AUTO:
             return
         # some brokers do not answer what they do not know: rumqttd hangs up, amqtt waits for ever
         unanswered = session.cause in ("broker_closed", "timeout") and session.present is None
-        if session.cause == "broker_version" or unanswered:
-            self._version = V311 if session.version == V5 else V5
-        elif session.cause == "broker_no_sharing":
-            self._version = V5
+        if session.version == V5:
+            if session.cause == "broker_version":
+                self._version, self._guess = V311, Guess.SURE
+            elif unanswered:
+                # so does a load balancer without a broker behind it: 3.1.1 must not be what remains of that
+                again = self._guess is Guess.ASKED_AGAIN
+                self._version, self._guess = V311, Guess.SURE if again else Guess.TRIED
+        elif session.cause == "broker_doubted":
+            self._version, self._guess = V5, Guess.ASKED_AGAIN
+        elif unanswered or session.cause in ("broker_version", "broker_no_sharing"):
+            self._version, self._guess = V5, Guess.NONE
 
     def _tell_away(self, session: Session, wait_s: float) -> None:
         detail = f": {session.detail}" if session.detail else ""
-        log.warning("bridge %s: %s%s; again in %.1f s", self.client_id, session.cause, detail, wait_s)
+        expected = session.cause in ("broker_no_sharing", "broker_doubted")
+        level = logging.INFO if expected else logging.WARNING
+        log.log(level, "bridge %s: %s%s; again in %.1f s", self.client_id, session.cause, detail, wait_s)
+        if expected:
+            return
         if session.subscribed:
             self._away_told = False  # the event of its end has been told
         elif not self._away_told:

@@ -356,12 +356,31 @@ async def test_a_broker_without_5_is_met_with_3_1_1(start: Start, broker: Broker
         if how == "3.1.1":
             first.send(b"\x20\x02\0\1")
         first.close()
+    if how == "hangs up":  # so would a load balancer with nobody behind it: 5 is asked for twice
+        doubted = await broker.peer()
+        assert (await doubted.greet()).version == V311
+        assert await doubted.hear(DISCONNECT) == b""
+        asked_again = await broker.peer()
+        await asked_again.hear(PacketType.CONNECT << 4)
+        asked_again.close()
     second = await (await broker.peer()).ready()
     assert second.connect.version == V311
     assert [one for one, _ in second.filters] == ["nev/v1/+/gbt32960", "nev/v1/+/telemetry", "nev/v1/+/bms"]
     second.publish(report(), 1)
     assert await second.hear(PUBACK) == b"\0\1"
     assert await run.kept() == [("", report())]
+
+
+async def test_a_broker_that_was_not_there_is_not_taken_for_an_old_one(start: Start, broker: Broker) -> None:
+    run = await start(bridge=bridge(broker))
+    for _ in range(3):
+        (await broker.peer()).close()  # a load balancer: 5, 3.1.1 and 5 are not answered
+    doubted = await broker.peer()
+    assert (await doubted.greet()).version == V311
+    assert await doubted.hear(DISCONNECT) == b""
+    peer = await (await broker.peer()).ready()
+    assert peer.connect.version == V5
+    await run.until(lambda: door(run).lines[0].established)
 
 
 async def test_two_connections_each_with_a_session_of_its_own(start: Start, broker: Broker) -> None:
