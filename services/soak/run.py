@@ -155,7 +155,7 @@ def account(
     """Frames and rows against each other, and what is wrong with them (``problems``, empty when all is well)."""
     lost = max(0, sent["expected_stored"] - found.keys) + max(0, sent["expected_rejected"] - found.rejected)
     lost += max(0, found.rows - found.day_rows)
-    duplicated = (found.rows - found.keys) + max(0, found.ledger["rows"] - found.rows)
+    duplicated = (found.rows - found.keys) + max(0, found.ledger["rows"] - max(found.rows, sent["expected_stored"]))
     duplicated += max(0, found.day_rows - found.rows) + max(0, found.reports - found.rows)
     problems: list[str] = []
 
