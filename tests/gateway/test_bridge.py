@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -317,6 +318,33 @@ async def test_a_broken_packet_ends_the_connection_with_a_reason(start: Start, b
     assert parse_disconnect(body, V5).code >= 0x80
     await (await broker.peer()).ready(present=True)
     assert await run.kept() == [("", report())]
+
+
+async def test_noise_of_a_broker_ends_its_connection_alone(start: Start, broker: Broker) -> None:
+    run = await start(bridge=bridge(broker, retry_first_s=0.001, retry_max_s=0.002))
+    seeded = random.Random(32960)
+    kinds = [0x20, 0x20, 0x90, 0xE0, 0x32, 0x34, 0x62, 0xD0, 0x40, 0xF0, 0x00]
+    for number in range(40):
+        peer = await broker.peer()
+        if number % 3:
+            await peer.greet()
+        if number % 3 == 2:
+            await peer.subscribed()
+            peer.publish(report(second=number), 1)
+        for _ in range(3):
+            body = seeded.randbytes(seeded.randrange(9))
+            peer.send(bytes((seeded.choice(kinds), len(body))) + body)
+        peer.close()
+    peer = await broker.peer()
+    while (await peer.greet()).version != V5:  # noise may look like a broker of 3.1.1
+        assert await peer.hear(DISCONNECT) == b""
+        peer = await broker.peer()
+    await peer.subscribed()
+    peer.publish(report(second=59), 1)
+    assert await peer.hear(PUBACK) == b"\0\1"
+    good = {frame for reason, frame in await run.kept() if not reason}
+    # a broker that resets its connection may take with it what we had not read
+    assert report(second=59) in good <= {report(second=number) for number in (*range(2, 40, 3), 59)}
 
 
 async def test_drain_acknowledges_what_came_and_says_goodbye(start: Start, broker: Broker) -> None:
