@@ -42,7 +42,7 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
     reports, repeats, baseline_reports = (240, 1, 24) if quick else (600, 3, 120)
     notes: list[str] = []
     runs: dict[str, list[dict[str, Any]]] = {"mqtt": [], "gbt32960": [], "baseline": [], "copy": []}
-    with _system(progress) as system, psycopg.connect(system.dsn, autocommit=True) as connection:
+    with running_system(progress) as system, psycopg.connect(system.dsn, autocommit=True) as connection:
         seed = int(time.time()) % 1_000_000 * 10
         for repeat in range(repeats):
             for door, share in (("mqtt", 1.0), ("gbt32960", 0.0)):
@@ -104,7 +104,7 @@ def _figures(runs: dict[str, list[dict[str, Any]]], notes: list[str], settings: 
 
 # -- the system under test -----------------------------------------------------------------------------
 @contextmanager
-def _system(progress: Progress) -> Iterator[System]:
+def running_system(progress: Progress, **more: Any) -> Iterator[System]:
     """A system of its own, with its own database, on free ports; gone afterwards."""
     home = Path(tempfile.mkdtemp(prefix="nevstream-bench-"))
     home.chmod(0o711)  # the database's unprivileged user must reach its directory
@@ -112,9 +112,10 @@ def _system(progress: Progress) -> Iterator[System]:
         overrides={
             "runtime_dir": home / "run",
             "database": {"dsn": None, "data_dir": home / "pg"},
-            "gateway": {"mqtt": {"port": 0}, "gbt32960": {"port": 0}},
+            "gateway": {"mqtt": {"port": 0}, "gbt32960": {"port": 0}} | more.pop("gateway", {}),
             "web": {"port": 0},
         }
+        | more
     )
     try:
         with System(settings) as system:

@@ -195,10 +195,10 @@ class Limits(Section):
         500,
         ge=0,
         description="New connections per second from one address (of IPv6: one /64), 20 seconds' worth at once; more "
-        "are refused. 0: no limit.",
+        "are refused. One that is ended for what it sent before it said who it is counts as 20. 0: no limit.",
     )
     connects_per_s_max: int = Field(
-        2000,
+        1000,
         ge=0,
         description="New connections per second and process. More are not refused: they wait in the kernel's queue. "
         "0: no limit.",
@@ -209,13 +209,13 @@ class Limits(Section):
         examples=["10.0.0.0/8"],
     )
     bytes_per_s_max: int = Field(
-        2 * 1024 * 1024,
+        256 * 1024,
         ge=0,
         description="Bytes per second of one vehicle, 5 seconds' worth at once. Beyond it its socket is not read for a "
         "while: nothing is lost, its sender slows down. 0: no limit. Platform links have none.",
     )
     frames_per_s_max: int = Field(
-        2000,
+        500,
         ge=0,
         description="Frames and other packets per second of one vehicle; as bytes_per_s_max.",
     )
@@ -223,7 +223,7 @@ class Limits(Section):
         1024 * 1024,
         ge=65_556,
         description="Bytes of refused frames and garbage in a row, without a good frame between, after which a "
-        "connection is closed; a sixteenth of it before it has said who it is.",
+        "connection is closed; 1/64 of it before it has said who it is.",
     )
 
     @field_validator("unlimited_addresses")

@@ -25,7 +25,9 @@ from services.settings import Limits
 log = logging.getLogger("nevstream.gateway")
 
 # Connections taken per turn of the event loop: those that are open are served in between.
-_PER_TURN: Final = 16
+_PER_TURN: Final = 4
+# So many connections does one count as that is ended for what it sent before it said who it is.
+_PENALTY: Final = 20.0
 # One address may make so many seconds' worth of connections at once: vehicles behind one NAT that all come back.
 _BURST_S: Final = 20.0
 # Refusals that are told in the protocol (an answer to the first packet), per second and at once; others are closed.
@@ -107,6 +109,12 @@ class Crowd:
             return "address_limit"
         return ""
 
+    def penalize(self, address: str) -> None:
+        """A connection of ``address`` was ended for what it sent."""
+        bucket = self._buckets.get(address)
+        if bucket is not None:
+            bucket.tokens = max(bucket.tokens - _PENALTY, -_PENALTY)
+
     def came(self, address: str) -> None:
         self.total += 1
         if address:
@@ -138,7 +146,7 @@ class Pace:
     """How fast a process takes connections, and how many refusals it explains; one for all its listeners."""
 
     def __init__(self, limits: Limits, now_s: float) -> None:
-        self.connects = Bucket(limits.connects_per_s_max, max(_PER_TURN, limits.connects_per_s_max / 10), now_s)
+        self.connects = Bucket(limits.connects_per_s_max, max(16.0, limits.connects_per_s_max / 10), now_s)
         self.told = Bucket(_TOLD_PER_S, _TOLD_AT_ONCE, now_s)
 
 
@@ -278,11 +286,12 @@ class Acceptor:
         link.denied = cause
         self._crowd.came(address)
         link.uncounted = lambda: self._crowd.went(address)
-        task = self._loop.create_task(self._connect(sock, link, peer, now_s), name="gateway accept")
+        link.penalty = lambda: self._crowd.penalize(address)
+        task = self._loop.create_task(self._connect(sock, link, address, peer, now_s), name="gateway accept")
         self._tasks[task] = now_s
         task.add_done_callback(self._connected)
 
-    async def _connect(self, sock: socket.socket, link: Link, peer: str, since_s: float) -> None:
+    async def _connect(self, sock: socket.socket, link: Link, address: str, peer: str, since_s: float) -> None:
         secured: dict[str, Any] = {}
         if self._context is not None:
             secured = {"ssl": self._context, "ssl_handshake_timeout": self._limits.handshake_timeout_s}
@@ -294,6 +303,7 @@ class Acceptor:
                 took_s = self._loop.time() - since_s
                 if isinstance(error, asyncio.CancelledError) or took_s >= self._limits.handshake_timeout_s:
                     self._reached("handshake_timeout_s")
+                self._crowd.penalize(address)
                 self._turned_away("handshake", peer)
         finally:
             link.never_came()

@@ -42,6 +42,9 @@ _DENIED_S: Final = 2.0
 # A connection that is held back again and again is one event per this long.
 _LIMITED_APART_S: Final = 10.0
 
+# Ends of connections that had not said who they are, for which their address may make fewer new ones.
+_PENALTIES: Final = ("violation", "slow_sender", "refused_in_a_row")
+
 # What a peer is told that is refused for a limit, by cause.
 DENIALS: Final = {
     "limit": "all connections of this gateway are taken: try again later",
@@ -93,6 +96,7 @@ class BaseDoor:
         self.meters.open(slot)
         if not self.of_vehicles:
             self.meters.platform(slot)
+            link.proven = True
         self._open.inc()
 
     def closed(self, link: Link) -> None:
@@ -184,6 +188,8 @@ class BaseDoor:
     # -- what is told of it ------------------------------------------------------------------------
     def turn_away(self, link: Link, cause: str, vin: str = "", detail: str = "") -> None:
         """A connection, or a login on it, is refused."""
+        if cause in _PENALTIES and link.penalty is not None:
+            link.penalty()
         self.refused(cause)
         self.events.tell(Event.REFUSED, self.number, cause, link=link, vin=vin, detail=detail)
 
@@ -224,6 +230,7 @@ class BaseDoor:
         link.vin = link.known_as = vin
         self.rows.bind(link.slot, state, identification)
         self.meters.known(link.slot)
+        link.proven = True
         self.alive(link, timeout_s)
         if older is not None:
             self.refused("taken_over")

@@ -33,7 +33,7 @@ from services.gateway.columns import (
 )
 from services.gateway.commit import Committer, now_us
 from services.gateway.connections import Connections, State
-from services.gateway.link import HELD, RATED, READ_BYTES, TURN, TURN_BYTES, Link
+from services.gateway.link import HELD, RATED, READ_BYTES, TURN, TURN_BYTES, TURN_NEW_BYTES, Link
 from services.gateway.metering import Meters
 
 log = logging.getLogger("nevstream.gateway")
@@ -136,7 +136,8 @@ class Intake:
             self.feed(link, fresh)
             return
         self.cursor = at + nbytes
-        if segments[link.segment + SEG_END] - segments[link.segment + SEG_AT] >= TURN_BYTES:
+        share = TURN_BYTES if link.proven else TURN_NEW_BYTES
+        if segments[link.segment + SEG_END] - segments[link.segment + SEG_AT] >= share:
             link.pause(TURN)
             self._turned.append(link)
         if self.held:

@@ -25,6 +25,9 @@ RATED: Final = 16  # it has sent more than a vehicle may in this time
 READ_BYTES: Final = 64 * 1024
 # A connection that sends without end gets this much per tick, so that the others get theirs.
 TURN_BYTES: Final = 256 * 1024
+# One that has not said who it is has a CONNECT or a login to send: of more, little is read at a time.
+READ_NEW_BYTES: Final = 4 * 1024
+TURN_NEW_BYTES: Final = 16 * 1024
 # While held back each connection is read once more before it notices; little, as there may be many.
 READ_HELD_BYTES: Final = 256
 # Answers the peer has not taken before we stop reading from it.
@@ -53,9 +56,11 @@ class Link(asyncio.BufferedProtocol):
         self.source: tuple[Any, int] = (None, 0)  # the group in which it is named as a source, and its number there
         self.ended_by_us = False
         self.extra: Any = None  # what the door keeps per connection
+        self.proven = False  # it has said who it is, and may speak for it
         self.denied = ""  # cause for which it is refused as soon as it has said what it wants
         self.limited_s = -1e9  # when its being limited was last told
         self.uncounted: Callable[[], None] | None = None  # said once, when it is gone
+        self.penalty: Callable[[], None] | None = None  # said when it was ended for what it sent
         self._at = 0
         self._pauses = 0
         self._soon: list[bytes] = []
@@ -83,7 +88,8 @@ class Link(asyncio.BufferedProtocol):
             intake.view[at : at + carried] = self.carry
             at += carried
         self._at = at
-        return intake.view[at : at + (READ_HELD_BYTES if intake.held else READ_BYTES)]
+        room = READ_BYTES if self.proven else READ_NEW_BYTES
+        return intake.view[at : at + (READ_HELD_BYTES if intake.held else room)]
 
     def buffer_updated(self, nbytes: int) -> None:
         self.intake.received(self, self._at, nbytes)
@@ -164,6 +170,11 @@ class Link(asyncio.BufferedProtocol):
             self._transport.resume_reading()
             if self.slot >= 0:
                 self.intake.meters.read_again(self.slot, self.intake.clock())
+
+    @property
+    def rated(self) -> bool:
+        """It is not read for now because it has sent too much."""
+        return bool(self._pauses & RATED)
 
     @property
     def closing(self) -> bool:

@@ -17,7 +17,7 @@ from services.settings import Limits
 # A vehicle may send so many seconds' worth at once: what it kept while it was in a tunnel.
 BURST_S: Final = 5.0
 # Before a connection has said who it is, it has this share of ``refused_bytes_max``.
-NEW_SHARE: Final = 1 / 16
+NEW_SHARE: Final = 1 / 64
 
 F64 = NDArray[np.float64]
 

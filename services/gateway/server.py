@@ -277,7 +277,7 @@ class Gateway:
             for link in rows.overdue(now_s):
                 if rows.state[link.slot] == State.CLOSING:
                     link.abort()
-                else:
+                elif not link.rated:  # else it is we who do not listen
                     link.door.overdue(link)
             for late, say in ((meters.slow(now_s), BaseDoor.slow), (meters.deaf(now_s), BaseDoor.deaf)):
                 for slot in late:

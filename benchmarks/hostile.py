@@ -1,0 +1,53 @@
+"""What honest vehicles feel of an attack: their ack times quiet and under it, as a ratio, in one run.
+
+200 vehicles send a report each second (MQTT, QoS 1) all the time.  Before each attack a quiet stretch is measured, so
+that both are seconds apart.  The attackers (``attacks.py``) run on the same two cores at the lowest priority and come
+from other addresses; the gateway's limits are its defaults.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from benchmarks.attacks import ATTACKS, Attacker
+from benchmarks.crowd import Crowd, Remote
+from benchmarks.journey import running_system
+from benchmarks.runner import Progress
+
+VEHICLES: Final = 200
+EVERY_S: Final = 1.0
+_CALM_S: Final = 2.0
+
+
+def run(quick: bool, progress: Progress) -> dict[str, Any]:
+    """{"worst_ratio", "worst_attack", "unanswered", "attacks": {name: {quiet, under, ratio, did}}}."""
+    seconds = 6.0 if quick else 20.0
+    attacks: dict[str, Any] = {}
+    with running_system(progress) as system:
+        mqtt, gbt = system.addresses["mqtt"][1], system.addresses["gbt32960"][1]
+        with Remote(Crowd(mqtt, VEHICLES)) as vehicles:
+            vehicles.do("connect", count=VEHICLES)
+            vehicles.do("steady", seconds=2.0, every_s=EVERY_S)
+            for name in ATTACKS:
+                quiet = vehicles.do("steady", seconds=seconds, every_s=EVERY_S)
+                attacker = Attacker(name, mqtt, gbt, seconds + 0.5)
+                under = vehicles.do("steady", seconds=seconds, every_s=EVERY_S)
+                did = attacker.end()
+                ratio = round(under["p99_ms"] / quiet["p99_ms"], 2)
+                attacks[name] = {"quiet": quiet, "under": under, "ratio": ratio, "did": did}
+                progress(f"{name}: p99 {quiet['p99_ms']} ms quiet, {under['p99_ms']} ms under it: {ratio} x; {did}")
+                time.sleep(_CALM_S)
+    worst = max(attacks, key=lambda name: attacks[name]["ratio"])
+    return {
+        "worst_ratio": attacks[worst]["ratio"],
+        "quiet_p99_ms": max(one["quiet"]["p99_ms"] for one in attacks.values()),
+        "unanswered": sum(one["under"]["unanswered"] for one in attacks.values()),
+        "attacks": attacks,
+        "goals": {"worst_ratio": "<= 2", "unanswered": "0"},
+        "notes": [
+            f"{name}: p99 {one['quiet']['p99_ms']} → {one['under']['p99_ms']} ms" for name, one in attacks.items()
+        ]
+        + [f"worst: {worst}", "attackers share the machine's cores, at the lowest priority"],
+        "settings": {"vehicles": VEHICLES, "every_s": EVERY_S, "seconds": seconds},
+    }
