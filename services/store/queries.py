@@ -21,7 +21,7 @@ from schemas.seams import FlawFilter, LetterFilter, StoreHealth, Table
 from schemas.signals import INDEX, SIGNALS, aggregates
 from services.errors import QueryTooSlow, SchemaMissing, StoreUnavailable
 from services.store import diagnosis
-from services.store.fleet import FleetQueries
+from services.store.fleet import UNIONS_MAX, UNIONS_SETTINGS, UNIONS_TIMEOUT_S, FleetQueries
 from services.store.migrations import newest_migration
 from services.store.sessions_queries import SessionQueries
 
@@ -267,9 +267,11 @@ _SCHEMA: Final = sql.SQL("SELECT max(name) FROM schema_migrations")
 class Connections:
     """A few read-only connections, opened when needed, the last used first."""
 
-    def __init__(self, dsn: str, most: int, connect_timeout_s: float, statement_timeout_s: float) -> None:
+    def __init__(
+        self, dsn: str, most: int, connect_timeout_s: float, statement_timeout_s: float, settings: str = ""
+    ) -> None:
         given = conninfo_to_dict(dsn)
-        timeout = f"-c statement_timeout={round(statement_timeout_s * 1000)}"
+        timeout = f"{settings} -c statement_timeout={round(statement_timeout_s * 1000)}"
         session = f"{timeout} -c default_transaction_read_only=on -c TimeZone=UTC"
         given["options"] = f"{given.get('options') or ''} {session}".strip()
         given.setdefault("application_name", "nevstream web")
@@ -360,6 +362,7 @@ class Queries(SessionQueries, FleetQueries):
         statement_timeout_s: float = 15.0,
     ) -> None:
         self._connections = Connections(dsn, connections_max, connect_timeout_s, statement_timeout_s)
+        self._unions = Connections(dsn, UNIONS_MAX, UNIONS_TIMEOUT_S, UNIONS_TIMEOUT_S, UNIONS_SETTINGS)
 
     async def vehicles(self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None) -> Table:
         query = _VEHICLES.format(_VEHICLE_COLUMNS, sql.SQL("") if fleets is None else _OF_FLEETS)
@@ -481,9 +484,7 @@ class Queries(SessionQueries, FleetQueries):
             _RATE_FLAWS, {"id": vehicle_id, "since": since, "until": until, "limit": limit}
         )
 
-    async def overview(
-        self, *, reporting_since: datetime, fleets: Sequence[str] | None = None
-    ) -> Mapping[str, Any]:
+    async def overview(self, *, reporting_since: datetime, fleets: Sequence[str] | None = None) -> Mapping[str, Any]:
         nothing = sql.SQL("")
         query = _FLEET.format(
             of_fleets=nothing if fleets is None else _OF_FLEETS,
@@ -507,6 +508,7 @@ class Queries(SessionQueries, FleetQueries):
 
     async def close(self) -> None:
         await self._connections.close()
+        await self._unions.close()
 
 
 def letter_filter(wanted: LetterFilter) -> tuple[dict[str, Any], sql.Composed]:

@@ -26,7 +26,7 @@ async def test_answers_and_stops(db: psycopg.Connection[Any], dsn: str) -> None:
     address: asyncio.Future[tuple[str, int]] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(serve(Settings(), Queries(dsn), stop, port=0, started=address.set_result))
     host, port = await address
-    async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=60) as client:
         answer = await client.get("/v1/vehicles")
         assert answer.json()["count"] == 1
         assert "server" not in answer.headers
@@ -43,7 +43,7 @@ def test_runs_on_the_loop_that_production_has(fleet_dsn: str) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(serve(Settings(), Queries(fleet_dsn), stop, port=0, started=address.set_result))
             host, port = await address
-            async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
+            async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=60) as client:
                 count: int = (await client.get("/v1/vehicles")).json()["count"]
             stop.set()
         return count
@@ -60,7 +60,9 @@ async def test_https_with_a_certificate(fleet_dsn: str, tmp_path: Path) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(serve(settings, Queries(fleet_dsn), stop, port=0, started=address.set_result))
         _, port = await address
-        async with httpx.AsyncClient(base_url=f"https://localhost:{port}", verify=client_context(made)) as client:
+        async with httpx.AsyncClient(
+            base_url=f"https://localhost:{port}", verify=client_context(made), timeout=60
+        ) as client:
             assert (await client.get("/v1/vehicles")).json()["count"] == 4
         with pytest.raises(httpx.ConnectError):
             await httpx.AsyncClient(base_url=f"https://localhost:{port}").get("/v1/vehicles")
