@@ -324,7 +324,7 @@ async def test_news_as_they_come(dsn: str, db: Db, alarms: dict[str, int], event
             assert [each["event"] for each in old] == ["raised", "raised", "ended", "raised"]
         db.execute("UPDATE alarm_episodes SET level = 2 WHERE episode_id = %s", [alarms["other"]])
         await events.publish()
-        async with httpx.AsyncClient(base_url=base) as client:
+        async with httpx.AsyncClient(base_url=base, timeout=60) as client:
             done = await client.post(f"/v1/alarms/{alarms['grave']}/acknowledge", json={"by": "li"})
             assert done.status_code == 200, done.text
         await events.publish()
