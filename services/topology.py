@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -401,6 +402,9 @@ async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> No
             return
         gateway = Gateway(settings, journal, directory, commands, keys, index)
         await gateway.start()
+        # What is here now stays: a full collection over it would stop every socket for a tenth of a second and more.
+        gc.collect()
+        gc.freeze()
         report("ready", addresses=gateway.addresses, index=index)
         stopped, broken = asyncio.create_task(stop.wait()), asyncio.create_task(gateway.wait())
         done, _ = await asyncio.wait((stopped, broken), return_when=asyncio.FIRST_COMPLETED)
