@@ -33,8 +33,8 @@ def soak(
     """Run everything with a fleet, kill, pause and cut at random, and reckon up: nothing lost, nothing twice.
 
     Works in a directory of its own that is removed afterwards; or on the empty database that NEVSTREAM_SOAK_DSN
-    names.  Ctrl-C ends the faults and goes on to the reckoning.  Exit code 1 when anything was lost, doubled, or is not
-    as it should be.
+    names.  Ctrl-C ends the faults and goes on to the reckoning, a second one ends it all.  Exit code 1 when anything
+    was lost, doubled, or is not as it should be.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -48,8 +48,14 @@ def soak(
     dsn = os.environ.get(_DSN_VARIABLE)
     settings = SoakSettings.short(seed, dsn) if quick else SoakSettings(vehicles, minutes, seed, False, faults, dsn=dsn)
     stop = threading.Event()
+
+    def end(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt  # everything is stopped and removed on the way out
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True
     ) as bar:

@@ -29,11 +29,31 @@ class RejectShare:
         self._frames = 0
         self._refused: Counter[bytes] = Counter()
 
-    def add(self, frames: int, refused: Mapping[bytes, int]) -> None:
-        """Count a batch that is about to be stored: its frames, and those refused by VIN.
+    def check(self, frames: int, refused: Mapping[bytes, int]) -> None:
+        """Raise ``TooManyRejectsError`` when a batch is not to be stored: so many frames, and those refused by VIN."""
+        if self._share_max >= 1 or not frames:
+            return
+        total, by_vin = self._frames + frames, self._refused + Counter(refused)
+        for gone, of_them in self._batches:
+            if total - gone < self._window:
+                break
+            total -= gone
+            by_vin.subtract(of_them)
+        if total < self._window:
+            return
+        by_vin = +by_vin
+        most = max(1, total // _ONE_VEHICLE)
+        share = sum(min(n, most) for n in by_vin.values()) / total
+        if share > self._share_max:
+            raise TooManyRejectsError(
+                f"{share:.0%} of the newest {total:,} frames are refused, from {len(by_vin):,} vehicles; "
+                f"pipeline.reject_share_max allows {self._share_max:.0%}. Nothing more is stored, frames wait in the "
+                "journal. See why with `nevstream dead-letters list`, put it right, and restart the pipeline; or set "
+                "pipeline.reject_share_max = 1 if these frames shall become dead letters"
+            )
 
-        Raises ``TooManyRejectsError``; the batch is then not to be stored.
-        """
+    def add(self, frames: int, refused: Mapping[bytes, int]) -> None:
+        """Count a batch that is stored: one that is begun anew must not count twice."""
         if self._share_max >= 1 or not frames:
             return
         self._batches.append((frames, refused))
@@ -43,15 +63,4 @@ class RejectShare:
             gone, of_them = self._batches.popleft()
             self._frames -= gone
             self._refused.subtract(of_them)
-        if self._frames < self._window:
-            return
         self._refused = +self._refused
-        most = max(1, self._frames // _ONE_VEHICLE)
-        share = sum(min(n, most) for n in self._refused.values()) / self._frames
-        if share > self._share_max:
-            raise TooManyRejectsError(
-                f"{share:.0%} of the newest {self._frames:,} frames are refused, from {len(self._refused):,} vehicles; "
-                f"pipeline.reject_share_max allows {self._share_max:.0%}. Nothing more is stored, frames wait in the "
-                "journal. See why with `nevstream dead-letters list`, put it right, and restart the pipeline; or set "
-                "pipeline.reject_share_max = 1 if these frames shall become dead letters"
-            )

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -98,17 +99,17 @@ def soak(
         laps[phase] = round(time.monotonic() - begun - sum(laps.values()), 1)
 
     with _home() as home:
-        system = System(_system_settings(settings, home), ready_timeout_s=300.0)
+        system = System(_system_settings(settings, home), ready_timeout_s=300.0, cancel=stop)
         if settings.dsn is not None:
             _refuse_used(settings.dsn)
         progress({"phase": "starting"})
         _warm()
         system.start()
-        missing = _cannot(system)
         line = Line({name: system.addresses[name] for name in ("mqtt", "gbt32960")})
         watch = MemoryWatch(lambda: system.pids)
         fleet: FleetProcess | None = None
         try:
+            missing = _cannot(system)
             line.start()
             watch.start()
             lap("start")
@@ -122,10 +123,10 @@ def soak(
             dsn = system.dsn
             _wait(dsn, caught_up, "the journal is not stored", fleet)
             _wait(dsn, told_of, "the statistics do not follow", fleet)
+            _wait(dsn, lambda _: system.children_ready and _answers(system), "the system is not ready again", fleet)
             lap("followed up")
             with psycopg.connect(dsn, autocommit=True) as connection:
                 found, told = stored(connection), content(connection)
-            system.stop()
         finally:
             if fleet is not None:
                 fleet.kill()
@@ -322,6 +323,16 @@ def _faults(
     finally:
         injector.stop()
     return injector
+
+
+def _answers(system: System) -> bool:
+    """Does the API say that it is ready?"""
+    host, port = system.addresses["web"]
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def _wait(dsn: str, condition: Any, otherwise: str, fleet: FleetProcess) -> None:

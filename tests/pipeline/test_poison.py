@@ -289,27 +289,37 @@ def vins(n: int) -> list[bytes]:
     return [b"LTEST%012d" % i for i in range(n)]
 
 
+def counted(share: RejectShare, frames: int, refused: dict[bytes, int], times: int = 1) -> None:
+    for _ in range(times):
+        share.check(frames, refused)
+        share.add(frames, refused)
+
+
 def test_the_share_of_rejects_is_of_the_newest_frames() -> None:
     share = RejectShare(0.5, 1000)
-    for _ in range(9):
-        share.add(100, dict.fromkeys(vins(100), 1))
+    counted(share, 100, dict.fromkeys(vins(100), 1), 9)
     with pytest.raises(TooManyRejectsError, match=r"100% of the newest 1,000 frames are refused, from 100 vehicles"):
-        share.add(100, dict.fromkeys(vins(100), 1))
+        share.check(100, dict.fromkeys(vins(100), 1))
     calm = RejectShare(0.5, 1000)
-    for _ in range(20):
-        calm.add(100, dict.fromkeys(vins(50), 1))
-    for _ in range(9):
-        calm.add(100, {})
-    calm.add(100, dict.fromkeys(vins(100), 1))
-    off = RejectShare(1.0, 1000)
-    for _ in range(20):
-        off.add(1000, dict.fromkeys(vins(1000), 1))
+    counted(calm, 100, dict.fromkeys(vins(50), 1), 20)
+    counted(calm, 100, {}, 9)
+    counted(calm, 100, dict.fromkeys(vins(100), 1))
+    for refusing in range(4):
+        counted(calm, 100, dict.fromkeys(vins(100), 1))
+        assert calm._refused.total() == 100 * (refusing + 2)
+    with pytest.raises(TooManyRejectsError, match="60%"):
+        calm.check(100, dict.fromkeys(vins(100), 1))
+    counted(RejectShare(1.0, 1000), 1000, dict.fromkeys(vins(1000), 1), 20)
+
+
+def test_a_batch_that_is_begun_anew_counts_once() -> None:
+    share = RejectShare(0.5, 1000)
+    for _ in range(50):
+        share.check(900, dict.fromkeys(vins(900), 1))
 
 
 def test_one_vehicle_cannot_stop_the_others() -> None:
-    share = RejectShare(0.5, 1000)
-    for _ in range(50):
-        share.add(1000, {b"LTEST000000000001": 1000})
+    counted(RejectShare(0.5, 1000), 1000, {b"LTEST000000000001": 1000}, 50)
 
 
 async def test_a_pipeline_that_refuses_most_stops_and_loses_nothing(
