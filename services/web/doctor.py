@@ -482,11 +482,19 @@ _REFUSAL_REMEDY: Final = {
     "unknown_vin": 'Run `nevstream vehicles add {vin}`, or set gateway.registry = "open".',
     "store_away": "See whether PostgreSQL answers; vehicles are let in again when it does.",
     "limit": "Raise gateway.limits.connections_max, or start more gateway processes.",
+    "address_limit": "Raise gateway.limits.connections_per_address_max; name load balancers in unlimited_addresses.",
+    "connect_rate": "Find out what connects so often from that address; for a NAT with more vehicles raise "
+    "gateway.limits.connects_per_address_per_s_max.",
+    "slow_sender": "The line is very slow, or it is no vehicle: see gateway.limits.packet_timeout_s.",
+    "refused_in_a_row": "It sends nothing that can be used: `nevstream dead-letters list` has what it sent.",
     "violation": "The client breaks the protocol; the evidence says how. Check its library and its settings.",
 }
 _CLOSED_REMEDY: Final = {
     "logout": "The terminal logged out, as it does when the vehicle is switched off. It logs in when it is used again.",
     "goodbye": "The client said DISCONNECT, as it does when the vehicle is switched off.",
+    "slow_sender": "A packet did not become whole in time: look at network coverage, and at packet_timeout_s.",
+    "answers_unread": "The terminal did not read its answers: look at its firmware, and at answer_timeout_s.",
+    "refused_in_a_row": "It sent nothing that could be used: `nevstream dead-letters list` has what it sent.",
     "timeout": "It fell silent and the line was given up: look at network coverage, and at its heartbeat period.",
     "shutdown": "The gateway was stopped; the terminal should have come back: see whether one runs where it connects.",
     "unknown_vin": "It was taken out of the registry while connected; import it again if that was a mistake.",
