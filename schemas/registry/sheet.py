@@ -180,9 +180,13 @@ def _lines(reader: Any, parsed: Parsed, skipped: int) -> Iterator[tuple[int, lis
             yield line, cells
 
 
+_TITLE_MAX: Final = 200  # characters of a title that are looked at
+_TITLES_MAX: Final = 500
+
+
 def _name(title: str) -> str:
     """A header name without what people add: case, spaces, underscores, units in brackets."""
-    plain = re.sub(r"[\s_\-]", "", title.strip().lower())
+    plain = re.sub(r"[\s_\-]", "", title.strip()[:_TITLE_MAX].lower())  # the search for brackets is quadratic
     return re.sub(r"[(\uff08\[【].*?[)\uff09\]】]", "", plain)
 
 
@@ -206,6 +210,10 @@ def _places(line: int, header: list[str], parsed: Parsed, ignore_unknown: bool) 
     sheet, known = parsed.sheet, _known(parsed.sheet)
     places: list[Column | None] = []
     before = parsed.mistakes_count
+    if len(header) > _TITLES_MAX:
+        wrong = f"the line has {len(header):,} columns, more than {_TITLES_MAX}"
+        parsed.add(Mistake(line, "", "", wrong, "leave out what the registry does not have"), fatal=True)
+        return None
     for title in header:
         plain = _name(title)
         name = known.get(plain)

@@ -10,9 +10,10 @@ made the browser of somebody on this machine send: its Host and Origin are this 
 from __future__ import annotations
 
 import ipaddress
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+import orjson
 from fastapi import Request
 
 from services.web.parameters import context
@@ -64,14 +65,38 @@ def change_from_here(request: Request) -> None:
         raise _refused("changes-local", "The request was made by a page of another site.", _HOW)
 
 
-def changes_allowed(request: Request) -> None:
+async def changes_allowed(request: Request) -> None:
     """:func:`change_from_here`, with a body of JSON.  Raises ``ProblemError``."""
     change_from_here(request)
+    await readable_json(request)
+
+
+async def readable_json(request: Request) -> None:
+    """Refuse a body that is not JSON, or whose texts no database can keep.  Raises ``ProblemError``."""
     if _media_type(request) != "application/json":
         raise ProblemError(
             415, "not-json", "The body is not JSON", "A request that changes something has a body of JSON.",
             "Send Content-Type: application/json, and {} when there is nothing to say.",
         )  # fmt: skip
+    try:
+        body = orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:  # half a surrogate pair, too, which the parser before us lets pass
+        raise ProblemError(
+            422, "bad-json", "The body is not JSON", f"The body cannot be read: {error}", "Send JSON in UTF-8."
+        ) from error
+    if _has_nul(body):
+        raise ProblemError(
+            422, "bad-json", "The body cannot be used", "A text in the body has a NUL (\\u0000) in it.",
+            "Leave it out: the database has no such texts.",
+        )  # fmt: skip
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_has_nul(each) for pair in value.items() for each in pair)
+    return isinstance(value, list) and any(map(_has_nul, value))
 
 
 def sheet_allowed(request: Request) -> None:

@@ -28,6 +28,7 @@ from schemas.credits.sheet import CREDITS, line_of
 from schemas.registry.columns import MODELS, CellError
 from schemas.registry.desk import RegistryDesk
 from services.web.answers import Json
+from services.web.changes import readable_json
 from services.web.models import Model
 from services.web.parameters import Context, Ctx, only_known
 from services.web.problems import ProblemError, bad_parameter
@@ -335,7 +336,10 @@ async def rules(
         raise no_rule(error) from error
 
 
-@router.post("/estimate", response_model=CreditsAnswer, summary="Estimate credits from models and counts")
+@router.post(
+    "/estimate", response_model=CreditsAnswer, summary="Estimate credits from models and counts",
+    dependencies=[Depends(readable_json)],
+)  # fmt: skip
 async def what_if(ctx: Ctx, asked: Annotated[CreditsAsked, Body()]) -> Json:
     """What-if: models with how many, by the catalogue or with their values; conventional cars by number."""
     table = _table(ctx)

@@ -75,11 +75,17 @@ Ctx = Annotated[Context, Depends(context)]
 
 # -- parameters as a whole ---------------------------------------------------------------------------
 def only_known(request: Request) -> None:
-    """Refuse a parameter that the endpoint does not have: a misspelt filter must not go unnoticed."""
+    """Refuse a parameter that the endpoint does not have, and what can be none.
+
+    A misspelt filter must not go unnoticed.
+    """
     path = request.scope["route"].path
     described = request.app.openapi()["paths"].get(path, {}).get(request.method.lower(), {}).get("parameters", [])
     known = [parameter["name"] for parameter in described if parameter["in"] == "query"]
     seen = [name for name, _ in request.query_params.multi_items()]
+    for name, value in request.query_params.multi_items():
+        if "\0" in value:  # no text of the database has one, so it cannot even be compared
+            raise bad_parameter(name[:50], value, "has a NUL in it", "text")
     for name in seen:
         if name not in known:
             near = nearest(name, known)

@@ -7,6 +7,7 @@ SQL, no connection string.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -79,15 +80,20 @@ def bad_parameter(name: str, given: object, wrong: str, allowed: str, where: str
 
 def nearest(word: str, known: Iterable[str], most: int = 3) -> list[str]:
     """Known words that look like ``word``, the likeliest first."""
-    known = list(known)
+    known, word = list(known), word[:GIVEN_MAX]
     inside = [name for name in known if word and word.lower() in name][:most]
     close = difflib.get_close_matches(word.lower(), known, n=most, cutoff=0.5)
     return list(dict.fromkeys([*close, *inside]))[:most]
 
 
 def response(request: Request, problem: ProblemError) -> Response:
+    document = problem.document(request.url.path)
+    try:
+        body = orjson.dumps(document)
+    except TypeError:  # what was given is told, and is no text: half a surrogate pair
+        body = json.dumps(document, default=str).encode()
     return Response(
-        orjson.dumps(problem.document(request.url.path)),
+        body,
         status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store", **problem.headers},

@@ -223,3 +223,10 @@ def test_values_of_json() -> None:
     for column, value in ((kwh, float("nan")), (kwh, True), (plate, 5), (plate, " "), (usage, "tank"), (kwh, [1])):
         with pytest.raises(CellError):
             column.take(value, ZONE)
+
+
+def test_a_header_that_is_made_to_be_slow_is_refused_at_once() -> None:
+    for content in (b"[" * 200_000, b"a," * 50_000):
+        parsed = read_sheet(content, MODELS, ZoneInfo("Asia/Shanghai"), False)
+        assert parsed.fatal
+        assert parsed.mistakes_count == 1
