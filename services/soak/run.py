@@ -7,6 +7,8 @@ touch one that holds vehicles.  What is asserted is in ``account`` alone: the re
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +21,7 @@ from typing import Any, Final
 
 import psycopg
 
+from schemas import kernel_cache
 from services.errors import NevstreamError, UsageError
 from services.settings import Settings
 from services.soak import faults
@@ -255,14 +258,10 @@ def _refuse_used(dsn: str) -> None:
 
 def _warm() -> None:
     """Compile what is not waited for by a start: a kill would only ever meet the compiler."""
-    import subprocess
-    import sys
-
-    from schemas import kernel_cache
-
     groups = [name for name in ("statistics", "fleetsim") if not kernel_cache.is_warm(kernel_cache.mode(), name)]
     if groups:
-        subprocess.run([sys.executable, "-m", "services.topology", "warm", "common", *groups], check=True)
+        warm = [sys.executable, "-m", "services.topology", "warm", "common", *groups]
+        subprocess.run(warm, check=True, stdout=subprocess.DEVNULL)
 
 
 def _cannot(system: System) -> set[str]:

@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from psycopg.pq import ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq.abc import PGresult
 
 from schemas.statistics.work import FAR_S, Carry, Checkpoint, Claim, Standing, Swap, Swapped, Window
 from services.database import AWAY, KEEPALIVE, session_options
@@ -196,7 +197,7 @@ def _copied(connection: Connection, statement: psycopg.sql.Composed, values: Seq
     text = psycopg.ClientCursor(connection).mogrify(statement, values)
     begun = connection.pgconn.exec_(text.encode())
     if begun.status != ExecStatus.COPY_OUT:
-        raise psycopg.errors.error_from_result(begun)
+        raise _failure(connection, begun)
     data = bytearray()
     while True:
         size, piece = connection.pgconn.get_copy_data(0)
@@ -205,8 +206,16 @@ def _copied(connection: Connection, statement: psycopg.sql.Composed, values: Seq
         data += piece
     while (result := connection.pgconn.get_result()) is not None:
         if result.status != ExecStatus.COMMAND_OK:
-            raise psycopg.errors.error_from_result(result)
+            raise _failure(connection, result)
     return data
+
+
+def _failure(connection: Connection, result: PGresult) -> psycopg.Error:
+    """What a result says; that of a server which has gone has no code, and would be any database error."""
+    failure = psycopg.errors.error_from_result(result)
+    if connection.pgconn.status == ConnStatus.BAD:
+        return psycopg.OperationalError(str(failure))
+    return failure
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], n: int) -> list[list[Any]]:
