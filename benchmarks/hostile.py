@@ -1,8 +1,9 @@
 """What honest vehicles feel of an attack: their ack times quiet and under it, as a ratio, in one run.
 
 200 vehicles send a report each second (MQTT, QoS 1) all the time.  An attack is compared with the mean of the quiet
-stretches just before and just after it, because a machine's own mood changes within a minute.  The attackers (``attacks.py``) run on the same two cores at the lowest priority and come
-from other addresses; the gateway's limits are its defaults.
+stretches just before and just after it, because a machine's own mood changes within a minute.  The attackers
+(``attacks.py``) run on the same two cores at the lowest priority and come from other addresses; the gateway's limits
+are its defaults.
 """
 
 from __future__ import annotations
@@ -51,9 +52,7 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
         "unanswered": sum(one["under"]["unanswered"] for one in attacks.values()),
         "attacks": attacks,
         "goals": {"worst_ratio": "<= 2", "unanswered": "0"},
-        "notes": [
-            f"{name}: p99 {one['quiet']['p99_ms']} → {one['under']['p99_ms']} ms" for name, one in attacks.items()
-        ]
+        "notes": [f"{name}: p99 {one['quiet_p99_ms']} → {one['p99_ms']} ms" for name, one in attacks.items()]
         + [f"worst: {worst}", "attackers share the machine's cores, at the lowest priority"],
         "settings": {"vehicles": VEHICLES, "every_s": EVERY_S, "seconds": seconds},
     }

@@ -198,7 +198,7 @@ class Limits(Section):
         "are refused. One that is ended for what it sent before it said who it is counts as 20. 0: no limit.",
     )
     connects_per_s_max: int = Field(
-        1000,
+        500,
         ge=0,
         description="New connections per second and process. More are not refused: they wait in the kernel's queue. "
         "0: no limit.",
