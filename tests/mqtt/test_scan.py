@@ -21,7 +21,7 @@ properties = st.one_of(
             "payload_format_indicator": st.integers(0, 2),
             "message_expiry_interval": st.integers(0, 2**32 - 1),
             "content_type": text,
-            "response_topic": text,
+            "response_topic": topics,
             "correlation_data": st.binary(max_size=5),
             "subscription_identifier": st.sampled_from([0, 1, 300, 268_435_455]),
             "topic_alias": st.integers(0, 3),
