@@ -55,6 +55,7 @@ class MqttAuth(StrEnum):
     OPEN = "open"
     PASSWORD = "password"  # noqa: S105 - the name of a policy
     CERTIFICATE = "certificate"
+    TOKEN = "token"  # noqa: S105 - the name of a policy
 
 
 class GbtAuth(StrEnum):
@@ -271,8 +272,15 @@ class MqttDoor(Section):
     auth: MqttAuth = Field(
         MqttAuth.OPEN,
         description="open: the client id or username names the VIN. password: username = VIN and its password "
-        "(set with `nevstream vehicles set-password`). certificate: TLS with a client certificate that names the VIN.",
+        "(set with `nevstream vehicles set-password`). certificate: TLS with a client certificate that names the VIN. "
+        "token: a JWT in the password, signed by a key of tokens_file, whose sub is the VIN.",
     )
+    tokens_file: str = Field(
+        "", description="Keys of auth = token: a JWKS, or public keys or certificates in PEM (several: the old and the "
+        "new one while they are rotated). HS256, RS256 and ES256. Looked at every 5 s.",
+    )
+    tokens_audience: str = Field("", description="What aud of a token must be or have. Empty: it is not looked at.")
+    tokens_leeway_s: float = Field(30.0, ge=0, le=600, description="How far clocks may differ for exp and nbf.")
     keep_alive_max_s: int = Field(
         1200, ge=5, le=65535, description="Longest keep-alive granted (MQTT 5 tells the client; 3.1.1 is held to it)."
     )

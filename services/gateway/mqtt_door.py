@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -50,11 +51,13 @@ from services.gateway.events import Events
 from services.gateway.intake import Intake
 from services.gateway.link import WAITING, Link
 from services.gateway.scan_mqtt import FOREIGN_TOPIC, VIOLATION, mqtt_scan
+from services.gateway.tokens import BadToken, VehicleTokens
 from services.settings import MqttAuth, Settings
 
 log = logging.getLogger("nevstream.gateway")
 
 _FILTERS_MAX: Final = 16
+_TIMER_MAX_S: Final = 60.0
 _ANSWERS: Final = [int(command) for command in KINDS.values()]
 _MARKS: Final = list(EDITION_OF_MARK)
 
@@ -98,6 +101,7 @@ class Session:
     expires: bool = False  # it asked for a session that outlives the connection
     filters: dict[str, int] = field(default_factory=dict)  # topic filter → granted QoS
     lowered: int = 0  # packet identifier of the command that was published last
+    ending: asyncio.TimerHandle | None = None  # when its token ends
     unacked: set[int] = field(default_factory=set)  # those of commands at QoS 1 that wait for their PUBACK
 
 
@@ -119,6 +123,7 @@ class MqttDoor(BaseDoor):
         )
         self._acks: I64 = np.empty((len(intake.frames), ACK_COLUMNS), np.int64)
         self._verifications: set[asyncio.Task[None]] = set()
+        self._tokens = VehicleTokens(self.mqtt) if self.mqtt.auth is MqttAuth.TOKEN and self.mqtt.enabled else None
 
     # -- hot path ----------------------------------------------------------------------------------
     def scan(self, arena: U8, segments: I64) -> tuple[int, int]:
@@ -235,7 +240,7 @@ class MqttDoor(BaseDoor):
             self._refuse(link, connect.version, Code.NOT_AUTHORIZED, "certificate", certified, vin=vin)
         elif verdict is not Verdict.ADMITTED:
             self._refuse(link, connect.version, *_REFUSAL[verdict], vin=vin)
-        elif self.mqtt.auth is MqttAuth.PASSWORD:
+        elif self.mqtt.auth in (MqttAuth.PASSWORD, MqttAuth.TOKEN):
             self.rows.state[link.slot] = State.WAITING
             self.rows.timeout_s[link.slot] = np.inf
             link.pause(WAITING)
@@ -246,15 +251,44 @@ class MqttDoor(BaseDoor):
             self._accept(link, connect, vin)
 
     async def _verify(self, link: Link, connect: Connect, vin: str) -> None:
-        verdict = await self.admission.verify(vin, connect.password)
+        verdict, why, ends_at = Verdict.BAD_PASSWORD, "", float("inf")
+        if self._tokens is None:
+            verdict = await self.admission.verify(vin, connect.password)
+        else:
+            try:
+                ends_at = await self._tokens.verify(vin, connect.password)
+                verdict = Verdict.ADMITTED
+            except BadToken as error:
+                why = str(error)
         if link.slot < 0 or self.rows.state[link.slot] != State.WAITING:
             return  # the client did not wait
         if verdict is Verdict.ADMITTED:
             self._accept(link, connect, vin)
+            self._end_at(link, ends_at)
             link.resume(WAITING)
             self.intake.feed(link, b"")  # what it sent behind its CONNECT
+        elif why:
+            self._refuse(link, connect.version, Code.BAD_USER_NAME_OR_PASSWORD, "bad_token", why, vin=vin)
         else:
             self._refuse(link, connect.version, *_REFUSAL[verdict], vin=vin)
+
+    def _end_at(self, link: Link, ends_at: float) -> None:
+        """End the connection when its token does (Unix time)."""
+        session: Session = link.extra
+        if ends_at == float("inf") or link.slot < 0:
+            return
+        left_s = ends_at - time.time()
+        if left_s > 0:
+            wait_s = min(left_s, _TIMER_MAX_S)  # looked at again then: the clock may be set meanwhile
+            session.ending = asyncio.get_running_loop().call_later(wait_s, self._end_at, link, ends_at)
+        elif self.rows.state[link.slot] == State.VEHICLE:
+            self._disconnect(link, Code.NOT_AUTHORIZED, "the token has expired: connect with a new one", "bad_token")
+
+    def closed(self, link: Link) -> None:
+        ending = link.extra.ending if isinstance(link.extra, Session) else None
+        if ending is not None:
+            ending.cancel()
+        super().closed(link)
 
     def stop_verifying(self) -> None:
         for task in self._verifications:
