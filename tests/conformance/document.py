@@ -13,7 +13,7 @@ _TITLES: Final = {"3.1.1": "MQTT 3.1.1 (OASIS Standard, 2014-10-29)", "5": "MQTT
 
 
 def _line(one: Statement, proved: Mapping[tuple[str, str], list[str]]) -> str:
-    tests = ", ".join(f"`{name}`" for name in proved.get((one.version, one.number), ()))
+    tests = ", ".join(f"`{name}`" for name in sorted(proved.get((one.version, one.number), ())))
     why = {Verdict.TESTED: tests, Verdict.NO_CONCERN: one.reason, Verdict.DEVIATES: one.reason}[one.verdict]
     if one.verdict is Verdict.DEVIATES and tests:
         why = f"{why} ({tests})"

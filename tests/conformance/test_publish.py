@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
 from schemas.mqtt.packets import packet
 from schemas.mqtt.wire import V5, Code, PacketType, varint
+from services.pipeline.worker import Pipeline
+from services.settings import Settings
+from services.store.memory import MemorySink
 from tests.conformance.proofs import proves
 from tests.conformance.talking import (
     OWN,
@@ -20,7 +26,8 @@ from tests.conformance.talking import (
     raw_publish,
     subscribe,
 )
-from tests.gateway.playing import OTHER, VIN, Running, Start, connect, publish, report
+from tests.gateway.playing import OTHER, PARTITIONS, PATIENCE_S, VIN, Running, Start, connect, publish, report
+from tests.pipeline.conftest import report_frame
 
 TOPIC = f"nev/v1/{VIN}/gbt32960".encode()
 ANSWER = {1: 0x40, 2: 0x50}
@@ -87,16 +94,27 @@ async def test_after_puback_the_identifier_is_a_new_message(start: Start, versio
 
 @proves("4.3.3-2", "4.3.3-10")
 async def test_before_pubrel_the_same_message_is_answered_again(start: Start, version: int) -> None:
-    """Passed on once: both copies are journaled, and one row is stored, as a report that is equal is a duplicate."""
+    """Passed on once: both copies are journaled, and stored as one row."""
     run = await start()
     client = await run.mqtt(version=version)
-    client.send(publish(report(), 7, version=version, qos=2))
+    now = int(time.time())
+    frame = report_frame(VIN, now)
+    client.send(publish(frame, 7, version=version, qos=2))
     await client.expect(ack(0x50, 7))
-    client.send(publish(report(), 7, version=version, qos=2, dup=True))
+    client.send(publish(frame, 7, version=version, qos=2, dup=True))
     await client.expect(ack(0x50, 7))
     client.send(ack(0x62, 7))
     await client.expect(ack(0x70, 7))
-    assert {frame for _, frame in await run.kept()} == {report()}
+    assert {one for _, one in await run.kept()} == {frame}
+
+    settings = Settings.model_validate({"pipeline": {"idle_sleep_ms": 1.0}, "journal": {"partitions": PARTITIONS}})
+    sink, stop = MemorySink(PARTITIONS), asyncio.Event()
+    pipeline = Pipeline(settings, run.journal, sink, range(PARTITIONS))
+    running = asyncio.create_task(pipeline.run(stop))
+    await asyncio.wait_for(pipeline.caught_up(), PATIENCE_S)
+    stop.set()
+    await running
+    assert (len(sink.telemetry), sink.dead_letters) == (1, {})
 
 
 @proves("4.3.3-2", "4.3.3-12")
