@@ -25,6 +25,7 @@ from rich.table import Table
 
 from services import (
     cli_alarms,
+    cli_audit,
     cli_certs,
     cli_command,
     cli_credits,
@@ -530,8 +531,10 @@ def bench(
 def main() -> None:
     """Entry point: messages instead of tracebacks for everything that is not our own mistake."""
     logging.basicConfig(level=os.environ.get("NEVSTREAM_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    command = typer.main.get_command(app)
+    cli_audit.install(command)
     try:
-        app()
+        command()
     except NevstreamError as error:
         # a message may hold brackets, such as [[block]]
         err.print(f"[red]nevstream:[/red] {escape(str(error))}", highlight=False, markup=True)

@@ -62,7 +62,8 @@ def test_what_is_taken_and_what_is_not(file: str) -> None:
         (token(aud="nev", exp=now - 1), "has expired"), (token(aud="nev", exp=None), "cannot be used"),
         (token(aud="nev", sub=None), "cannot be used"), (token(aud="nev", nbf=now + 60), "cannot be used"),
         (token(aud="theirs"), "cannot be used"), (token(), "cannot be used"), (token(OTHER, aud="nev"), "another"),
-        (token(aud="nev", key=SECRET[::-1]), "none of the keys"), (token(aud="nev", key=SECRET * 2, algorithm="HS512"), "none of"),
+        (token(aud="nev", key=SECRET[::-1]), "none of the keys"),
+        (token(aud="nev", key=SECRET * 2, algorithm="HS512"), "none of"),
         (token(aud="nev", kid="two"), "none of the keys"), (token(aud="nev", exp=float("inf")), "cannot be used"),
         (jwt.encode({"sub": VIN, "exp": now + 60, "aud": "nev"}, None, "none").encode(), "none of the keys"),
     ):  # fmt: skip
