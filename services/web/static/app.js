@@ -12,6 +12,23 @@ class Refused extends Error {
   }
 }
 
+// web.auth = token: asked for once, and kept as a cookie that no script can read
+let loggingIn = null;
+
+function logIn() {
+  loggingIn ??= (async () => {
+    const token = window.prompt("This API needs a token (nevstream tokens add NAME):");
+    if (!token) return false; // asked again when the page is loaded again
+    const answer = await fetch("/v1/session", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ token: token.trim() }),
+    });
+    return answer.ok;
+  })().catch(() => false);
+  return loggingIn;
+}
+
 async function get(path) {
   let answer;
   try {
@@ -19,6 +36,7 @@ async function get(path) {
   } catch {
     throw new Refused({ status: 0, title: "The API does not answer", how_to_fix: "Is nevstream still running? Trying again." });
   }
+  if (answer.status === 401 && (await logIn())) return get(path);
   if (!answer.ok) {
     const problem = await answer.json().catch(() => ({ title: `HTTP ${answer.status}`, how_to_fix: "See the server's log." }));
     throw new Refused({ ...problem, status: answer.status });
@@ -74,7 +92,7 @@ function frameRate() {
 async function showOverview() {
   const [overview, exposition] = await Promise.all([get("/v1/overview"), get("/metrics").catch(() => "")]);
   asOf = Date.parse(overview.as_of);
-  samples.push({ at: asOf, frames: overview.ledger.frames });
+  if (overview.ledger) samples.push({ at: asOf, frames: overview.ledger.frames });
   while (samples.length > 2 && asOf - samples[0].at > RATE_OVER_MS + PERIOD_MS) samples.shift();
   const { reporting, ledger } = overview;
   const within = overview.reporting_within_s / 60;
@@ -85,7 +103,8 @@ async function showOverview() {
   tiles[1](compact(reporting.total), `within ${number(within)} min`);
   tiles[2](compact(reporting.driving), share(reporting.driving, reporting.total));
   tiles[3](compact(reporting.charging), share(reporting.charging, reporting.total));
-  tiles[4](compact(ledger.rows), `${compact(ledger.rejected)} refused, ${compact(ledger.duplicates)} resent`);
+  if (!ledger) tiles[4]("–", "not counted by fleet");
+  else tiles[4](compact(ledger.rows), `${compact(ledger.rejected)} refused, ${compact(ledger.duplicates)} resent`);
   tiles[5](measured ? compact(Math.round(measured.rate)) : "–", measured ? `over the last ${span(measured.over)}` : "measuring");
   if (overview.newest_received_at) {
     const [value, unit] = span(asOf - Date.parse(overview.newest_received_at)).split(" ");
