@@ -276,7 +276,8 @@ class MqttDoor(Section):
         "token: a JWT in the password, signed by a key of tokens_file, whose sub is the VIN.",
     )
     tokens_file: str = Field(
-        "", description="Keys of auth = token: a JWKS, or public keys or certificates in PEM (several: the old and the "
+        "",
+        description="Keys of auth = token: a JWKS, or public keys or certificates in PEM (several: the old and the "
         "new one while they are rotated). HS256, RS256 and ES256. Looked at every 5 s.",
     )
     tokens_audience: str = Field("", description="What aud of a token must be or have. Empty: it is not looked at.")
@@ -501,7 +502,8 @@ class Pipeline(Section):
         description="When more than this share of the newest reject_window_frames are refused by the pipeline, it "
         "stops and says so (log, metric, /readyz) instead of making dead letters of a whole fleet; nothing is lost, "
         "frames wait in the journal. Restart it once the cause is gone. What the doors refuse does not count, nor "
-        "what is requeued; one vehicle counts for a tenth of the frames at most. 1 = never.",
+        "what is requeued; one vehicle counts for a tenth of the frames at most, and nothing stops while more vehicles have "
+        "good reports than are refused. 1 = never.",
     )
     reject_window_frames: int = Field(
         10_000, ge=100, description="Newest frames that reject_share_max is about; with fewer the pipeline never stops."

@@ -153,6 +153,7 @@ class Prepared:
     own_flaws: Mapping[tuple[str, str], int] = field(default_factory=dict)
     offered: int = 0  # frames that a door has let in just now; events of connections are none
     refused: Mapping[bytes, int] = field(default_factory=dict)  # VIN as claimed → how many of them are refused here
+    good: int = 0  # vehicles with reports that are stored
 
 
 def decode(
@@ -338,6 +339,7 @@ def build(
         own_flaws=decoded.own_flaws,
         offered=offered,
         refused=refused,
+        good=len(sorted_out.newest),
     )
 
 

@@ -322,6 +322,16 @@ def test_one_vehicle_cannot_stop_the_others() -> None:
     counted(RejectShare(0.5, 1000), 1000, {b"LTEST000000000001": 1000}, 50)
 
 
+def test_a_few_vehicles_cannot_stop_a_larger_fleet() -> None:
+    share = RejectShare(0.5, 1000)
+    for _ in range(50):
+        share.check(1000, dict.fromkeys(vins(8), 120), good=9)
+        share.add(1000, dict.fromkeys(vins(8), 120), good=9)
+    share.check(1000, dict.fromkeys(vins(200), 5), good=200)
+    with pytest.raises(TooManyRejectsError, match="from 208 vehicles"):
+        RejectShare(0.5, 1000).check(1040, dict.fromkeys(vins(208), 5), good=200)
+
+
 async def test_a_pipeline_that_refuses_most_stops_and_loses_nothing(
     make: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
