@@ -121,7 +121,10 @@ def measure(size: Size, progress: Progress) -> dict[str, Any]:
 
 def through(dsn: str, mqtt_port: int, gbt_port: int, size: Size, progress: Progress) -> dict[str, Any]:
     """Drive the fleet against a system, wait for its statistics, compare."""
-    with tempfile.TemporaryDirectory(prefix="nevstream-truth-file-") as folder, psycopg.connect(dsn, autocommit=True) as db:
+    with (
+        tempfile.TemporaryDirectory(prefix="nevstream-truth-file-") as folder,
+        psycopg.connect(dsn, autocommit=True) as db,
+    ):
         truth = Path(folder) / "truth.jsonl"
         progress(f"{size.vehicles} vehicles, {size.days} days, a report every {size.period_s} s")
         begun = time.monotonic()
