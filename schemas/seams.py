@@ -448,9 +448,7 @@ class Queries(SessionQueries, FleetQueries, Protocol):
         """Values that moved faster than they can: time, kind, part, signal, previous_time, previous_value, value."""
         ...
 
-    async def overview(
-        self, *, reporting_since: datetime, fleets: Sequence[str] | None = None
-    ) -> Mapping[str, Any]:
+    async def overview(self, *, reporting_since: datetime, fleets: Sequence[str] | None = None) -> Mapping[str, Any]:
         """Vehicles by what they do, totals of the ledger, newest times; of some fleets without the ledger (None)."""
         ...
 

@@ -502,8 +502,8 @@ class Pipeline(Section):
         description="When more than this share of the newest reject_window_frames are refused by the pipeline, it "
         "stops and says so (log, metric, /readyz) instead of making dead letters of a whole fleet; nothing is lost, "
         "frames wait in the journal. Restart it once the cause is gone. What the doors refuse does not count, nor "
-        "what is requeued; one vehicle counts for a tenth of the frames at most, and nothing stops while more vehicles have "
-        "good reports than are refused. 1 = never.",
+        "what is requeued; one vehicle counts for a tenth of the frames at most, and nothing stops while more vehicles "
+        "have good reports than are refused. 1 = never.",
     )
     reject_window_frames: int = Field(
         10_000, ge=100, description="Newest frames that reject_share_max is about; with fewer the pipeline never stops."

@@ -81,9 +81,7 @@ class RegistryDesk(Protocol):
 
     async def retire(self, vins: Sequence[str]) -> Retired: ...
 
-    async def models(
-        self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None
-    ) -> Table:
+    async def models(self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None) -> Table:
         """The catalogue by name, with the number of ``vehicles`` that are registered.
 
         ``fleets``: only models of which vehicles of these are registered, and those are counted.
@@ -96,9 +94,7 @@ class RegistryDesk(Protocol):
         """Take a model out of the catalogue; vehicles keep its name.  False when it was not in it."""
         ...
 
-    async def registrations(
-        self, since: datetime, until: datetime, *, fleets: Sequence[str] | None = None
-    ) -> Table:
+    async def registrations(self, since: datetime, until: datetime, *, fleets: Sequence[str] | None = None) -> Table:
         """Vehicles registered in the range by model: ``vehicles`` and every column of the catalogue."""
         ...
 

@@ -157,9 +157,7 @@ class PostgresRegistry:
         rows = (await self._table(f"{_VEHICLE} WHERE v.vin = %s", [vin])).dicts()
         return rows[0] if rows else None
 
-    async def models(
-        self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None
-    ) -> Table:
+    async def models(self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None) -> Table:
         query = f"{_MODELS} AND m.model > %s AND starts_with(m.model, %s) ORDER BY m.model LIMIT %s"
         return await self._table(query, [*_listed(fleets, 4), after, prefix, limit])
 
@@ -167,9 +165,7 @@ class PostgresRegistry:
         rows = (await self._table(f"{_MODELS} AND m.model = %s", [*_listed(fleets, 4), name])).dicts()
         return rows[0] if rows else None
 
-    async def registrations(
-        self, since: datetime, until: datetime, *, fleets: Sequence[str] | None = None
-    ) -> Table:
+    async def registrations(self, since: datetime, until: datetime, *, fleets: Sequence[str] | None = None) -> Table:
         return await self._table(_REGISTRATIONS, [since, until, *_listed(fleets, 2)])
 
     async def close(self) -> None:
