@@ -132,7 +132,7 @@ async def test_models_are_listed(client: httpx.AsyncClient) -> None:
     assert page.next is not None
     assert [row["model"] for row in (await client.get(page.next)).json()["models"]] == ["n1"]
     assert (await client.get(MODELS, params={"model": "n"})).json()["count"] == 1
-    assert (await client.get(MODELS, params={"model": "\0", "cursor": "\0"})).json()["count"] == 0
+    problem(await client.get(MODELS, params={"model": "\0"}), 422)
 
 
 async def test_a_sheet_with_mistakes_changes_nothing(client: httpx.AsyncClient) -> None:
