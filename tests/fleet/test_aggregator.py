@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -128,13 +129,12 @@ class Watched(Queries):
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn)
         self.asked: list[tuple[Any, Any]] = []
-        run = self._connections.run
+        for connections in (self._connections, self._unions):
+            connections.run = partial(self._watched, connections.run)  # type: ignore[method-assign]
 
-        async def watched(query: Any, parameters: Any, **options: Any) -> Any:
-            self.asked.append((query, parameters))
-            return await run(query, parameters, **options)
-
-        self._connections.run = watched  # type: ignore[method-assign]
+    async def _watched(self, run: Any, query: Any, parameters: Any, **options: Any) -> Any:
+        self.asked.append((query, parameters))
+        return await run(query, parameters, **options)
 
 
 async def test_no_fleet_query_touches_telemetry(db: psycopg.Connection[Any], dsn: str) -> None:
