@@ -22,7 +22,6 @@ from tests.web.test_alarms import served
 from tests.webhooks.receiver import OK, receiver, status
 
 Db = psycopg.Connection[Any]
-NOW = datetime.now(UTC).replace(microsecond=0)
 VIN, SECRET = "LCLIALARM00000001", "0123456789abcdef-key"
 
 
@@ -35,7 +34,7 @@ def _here(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def episodes(db: Db) -> list[int]:
     """A grave one that goes on, and one that is over."""
     one = vehicle(db, VIN, registered=True, fleet="north", model="E1")
-    begin = NOW - timedelta(hours=2)
+    begin = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)  # not of import: a suite takes its time
     return [
         made.episode(db, one, begin, begin + timedelta(minutes=5), 1, 11, level=3, settled_on=None, value_min=40.0,
                      value_max=900.0, longitude_deg=116.4, latitude_deg=39.9),
