@@ -64,10 +64,11 @@ async def test_https_with_a_certificate(fleet_dsn: str, tmp_path: Path) -> None:
             base_url=f"https://localhost:{port}", verify=client_context(made), timeout=60
         ) as client:
             assert (await client.get("/v1/vehicles")).json()["count"] == 4
-        with pytest.raises(httpx.ConnectError):
-            await httpx.AsyncClient(base_url=f"https://localhost:{port}").get("/v1/vehicles")
-        with pytest.raises(httpx.RemoteProtocolError):
-            await httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}").get("/v1/vehicles")
+        async with httpx.AsyncClient(timeout=60) as stranger:
+            with pytest.raises(httpx.ConnectError):
+                await stranger.get(f"https://localhost:{port}/v1/vehicles")
+            with pytest.raises(httpx.RemoteProtocolError):
+                await stranger.get(f"http://127.0.0.1:{port}/v1/vehicles")
         stop.set()
 
 
