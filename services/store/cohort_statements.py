@@ -406,8 +406,9 @@ HANDLING: Final = f"""
 PERIOD_VEHICLES: Final = """
     CREATE TEMPORARY TABLE period_vehicles ON COMMIT DROP AS
     SELECT vehicle_id, (max((start - date '1970-01-01')::bigint << 32 | cohort_id) & 4294967295)::integer AS cohort_id,
-           bit_or(flags) AS flags, sum(charges)::integer AS charges, sum(distance_km) AS distance_km,
-           sum(cycles) AS cycles
+           bit_or(flags) AS flags, sum(charges)::integer AS charges,
+           sum(round(distance_km * 1e6)::bigint)::double precision / 1e6 AS distance_km,
+           sum(round(cycles * 1e9)::bigint)::double precision / 1e9 AS cycles
     FROM vehicle_brief WHERE span = %(part)s AND start BETWEEN %(start)s AND %(end)s GROUP BY vehicle_id
 """
 BRIEF_MONTH: Final = """
