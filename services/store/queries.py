@@ -322,7 +322,10 @@ class Connections:
             except BaseException:
                 await connection.close()  # cancelled or wrong: the connection's state is not known
                 raise
-            self._idle.append(connection)
+            if self._closed:  # meanwhile: nobody comes for it any more
+                await connection.close()
+            else:
+                self._idle.append(connection)
             return answer
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
