@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +52,7 @@ READY_TIMEOUT_S: Final = 120.0
 # log says so each time the wait grows.
 _RETRY_FIRST_S: Final = 0.2
 _RETRY_MAX_S: Final = 5.0
+_REST: Final = 4.0  # times what it took: counting takes a fifth of the time at most
 
 
 def plain(value: Any) -> Any:
@@ -467,50 +468,59 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
         await journal.close()
 
 
-async def _prune_letters(settings: Settings, dsn: str, journal: JournalWriter, stop: asyncio.Event) -> None:
-    """Keep the dead letters within their bounds; in one pipeline process, at its start and then every so often."""
+async def _every(
+    every_s: float, work: Callable[[], Awaitable[object]], failed: str, stop: asyncio.Event, rest: float = 0.0
+) -> None:
+    """Do ``work`` now and then every so often, until ``stop``; what it meets is logged as ``failed``, and it goes on.
+
+    ``rest``: the pause is at least so many times as long as the work took.
+    """
     import psycopg
 
+    loop = asyncio.get_running_loop()
+    while not stop.is_set():
+        begun = loop.time()
+        try:
+            await work()
+        except Unavailable as error:
+            log.warning("%s: %s; trying again in %.0f s", failed, error, every_s)
+        except psycopg.Error:  # ours to repair, and no reason to stop what else this process does
+            log.exception("%s", failed)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), max(every_s, rest * (loop.time() - begun)))
+
+
+async def _prune_letters(settings: Settings, dsn: str, journal: JournalWriter, stop: asyncio.Event) -> None:
+    """Keep the dead letters within their bounds; in one pipeline process, at its start and then every so often."""
     from services.store.letters import Letters
 
     letters = Letters(dsn, journal, settings)
     bounds = settings.dead_letters
+
+    async def prune() -> None:
+        await letters.prune(bounds.age_max_days, bounds.rows_max)
+
     try:
-        while not stop.is_set():
-            try:
-                await letters.prune(bounds.age_max_days, bounds.rows_max)
-            except Unavailable as error:
-                log.warning("dead letters were not pruned: %s; trying again in %.0f s", error, bounds.prune_every_s)
-            except psycopg.Error:  # ours to repair, and no reason to stop storing reports
-                log.exception("dead letters were not pruned")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), bounds.prune_every_s)
+        await _every(bounds.prune_every_s, prune, "dead letters were not pruned", stop)
     finally:
         await letters.close()
 
 
 async def _prune_link_events(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
     """Keep events of connections, ended commands and the audit log within their age; as :func:`_prune_letters`."""
-    import psycopg
-
     from services.store.access import PostgresAudit
     from services.store.commands import PostgresCommands
     from services.store.link_events import LinkEventsKept
 
     kept, commands, audit = LinkEventsKept(dsn), PostgresCommands(dsn), PostgresAudit(dsn)
-    every_s = settings.link_events.prune_every_s
+
+    async def prune() -> None:
+        await kept.prune(settings.link_events.age_max_days)
+        await commands.prune(settings.gateway.commands.age_max_days)
+        await audit.prune(settings.web.audit_age_max_days)
+
     try:
-        while not stop.is_set():
-            try:
-                await kept.prune(settings.link_events.age_max_days)
-                await commands.prune(settings.gateway.commands.age_max_days)
-                await audit.prune(settings.web.audit_age_max_days)
-            except Unavailable as error:
-                log.warning("events of connections were not pruned: %s; trying again in %.0f s", error, every_s)
-            except psycopg.Error:  # ours to repair, and no reason to stop storing reports
-                log.exception("events of connections were not pruned")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), every_s)
+        await _every(settings.link_events.prune_every_s, prune, "events of connections were not pruned", stop)
     finally:
         await kept.close()
         await commands.close()
@@ -519,25 +529,12 @@ async def _prune_link_events(settings: Settings, dsn: str, stop: asyncio.Event) 
 
 async def _count_flaws(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
     """Count the flawed signals of days that have changed; as :func:`_prune_letters`."""
-    import psycopg
-
-    loop = asyncio.get_running_loop()
-
     from services.store.flaws import FlawCounter
 
     counter = FlawCounter(dsn)
     every_s = settings.data_quality.count_every_s
     try:
-        while not stop.is_set():
-            begun = loop.time()
-            try:
-                await counter.count()
-            except Unavailable as error:
-                log.warning("flawed signals were not counted: %s; trying again in %.0f s", error, every_s)
-            except psycopg.Error:  # ours to repair, and no reason to stop storing reports
-                log.exception("flawed signals were not counted")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), max(every_s, 4 * (loop.time() - begun)))
+        await _every(every_s, counter.count, "flawed signals were not counted", stop, rest=_REST)
     finally:
         await counter.close()
 
@@ -574,24 +571,12 @@ async def run_statistics(settings: Settings, index: int, stop: asyncio.Event) ->
 
 async def _aggregate_cohorts(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
     """Keep the fleet's figures in step with the vehicles' days; in one statistics process, every so often."""
-    import psycopg
-
     from services.store.cohorts import Cohorts
 
-    loop = asyncio.get_running_loop()
     cohorts = Cohorts(dsn, settings.time_zone)
     every_s = settings.statistics.fleet_every_s
     try:
-        while not stop.is_set():
-            begun = loop.time()
-            try:
-                await cohorts.aggregate()
-            except Unavailable as error:
-                log.warning("the fleet's figures were not made: %s; trying again in %.0f s", error, every_s)
-            except psycopg.Error:  # ours to repair, and no reason to stop the vehicles' statistics
-                log.exception("the fleet's figures were not made")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), max(every_s, 4 * (loop.time() - begun)))
+        await _every(every_s, cohorts.aggregate, "the fleet's figures were not made", stop, rest=_REST)
     finally:
         await cohorts.close()
 
@@ -631,27 +616,21 @@ def _give_way() -> None:
 
 async def _watch_offline(settings: Settings, dsn: str, stop: asyncio.Event) -> None:
     """Raise and end the episodes of vehicles that are offline; as :func:`_prune_letters`."""
-    import psycopg
-
     from services import metrics
     from services.store.offline import OfflineRule
 
     rule, alarms = OfflineRule(dsn, settings.time_zone), settings.alarms
     every_s = alarms.offline_check_every_s
+
+    async def look() -> None:
+        looked = await rule.look(
+            alarms.offline_after_h, grace_s=alarms.offline_grace_s, pause_s=max(900.0, 3 * every_s)
+        )
+        metrics.ALARMS_OFFLINE.labels("raised").inc(looked.raised)
+        metrics.ALARMS_OFFLINE.labels("ended").inc(looked.ended)
+
     try:
-        while not stop.is_set():
-            try:
-                looked = await rule.look(
-                    alarms.offline_after_h, grace_s=alarms.offline_grace_s, pause_s=max(900.0, 3 * every_s)
-                )
-                metrics.ALARMS_OFFLINE.labels("raised").inc(looked.raised)
-                metrics.ALARMS_OFFLINE.labels("ended").inc(looked.ended)
-            except Unavailable as error:
-                log.warning("vehicles that are offline were not looked for: %s; trying again in %.0f s", error, every_s)
-            except psycopg.Error:  # ours to repair, and no reason to stop storing reports
-                log.exception("vehicles that are offline were not looked for")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), every_s)
+        await _every(every_s, look, "vehicles that are offline were not looked for", stop)
     finally:
         await rule.close()
 
