@@ -11,7 +11,9 @@ from datetime import datetime
 from typing import Any
 
 import uvicorn
+from typer.testing import CliRunner
 
+from services.cli import app
 from services.settings import Settings
 from services.web.app import create_app
 from services.web.server import _Server, bind
@@ -25,8 +27,8 @@ def api_on(queries: Callable[[], Any], now: Callable[[], datetime], **seams: Any
     events: queue.Queue[Callable[[], None] | BaseException] = queue.Queue()
 
     async def run() -> None:
-        app = create_app(Settings(), queries(), now, **seams)
-        server = _Server(uvicorn.Config(app, http="httptools", ws="none", log_config=None, access_log=False))
+        served = create_app(Settings(), queries(), now, **seams)
+        server = _Server(uvicorn.Config(served, http="httptools", ws="none", log_config=None, access_log=False))
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         await server.answering.wait()
         events.put(lambda: setattr(server, "should_exit", True))
@@ -49,3 +51,18 @@ def api_on(queries: Callable[[], Any], now: Callable[[], datetime], **seams: Any
     serving.join(timeout=60)
     sock.close()
     assert not serving.is_alive()
+
+
+class Nevstream:
+    """``nevstream GROUP ...`` against the API at ``api``."""
+
+    def __init__(self, group: str, api: str) -> None:
+        self._group, self._api = group, api
+
+    def __call__(self, *arguments: str) -> str:
+        """Standard output; raises what the command raises."""
+        done = CliRunner().invoke(app, [self._group, *arguments, "--api", self._api])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return done.stdout

@@ -10,7 +10,8 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,15 @@ class Databases:
             self._template = self._create("template0")
             migrate(self._dsn_of(self._template))
         return self._dsn_of(self._create(self._template if migrated and self._template else "template0"))
+
+    @contextmanager
+    def filled(self, fill: Callable[[psycopg.Connection[Any]], None]) -> Iterator[str]:
+        """DSN of a migrated database with what ``fill`` puts into it, until the block ends."""
+        created = self.create(migrated=True)
+        with psycopg.connect(created) as connection:
+            fill(connection)
+        yield created
+        self.drop(created)
 
     def drop(self, dsn: str) -> None:
         self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])

@@ -16,15 +16,13 @@ import openpyxl
 import psycopg
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from services.cli import app
 from services.cli_fleet import sparkline
 from services.errors import UsageError
 from services.store.cohorts import Cohorts
 from services.store.queries import Queries
 from tests import statistics_rows as made
-from tests.fix_api import api_on
+from tests.fix_api import Nevstream, api_on
 from tests.fix_db import Databases
 from tests.web import rows
 
@@ -105,23 +103,10 @@ def api(databases: Databases) -> Iterator[str]:
     databases.drop(created)
 
 
-class Nevstream:
-    def __init__(self, api: str) -> None:
-        self._api = api
-
-    def __call__(self, *arguments: str) -> str:
-        """Standard output of ``nevstream fleet ...``; raises what the command raises."""
-        done = CliRunner().invoke(app, ["fleet", *arguments, "--api", self._api])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-
 @pytest.fixture
 def nevstream(api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nevstream:
     monkeypatch.chdir(tmp_path)
-    return Nevstream(api)
+    return Nevstream("fleet", api)
 
 
 def words(text: str) -> str:

@@ -16,13 +16,11 @@ import openpyxl
 import psycopg
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
 from services import terminal_tables
-from services.cli import app
 from services.errors import NevstreamError, Unavailable, UsageError
 from services.store.queries import Queries
-from tests.fix_api import api_on
+from tests.fix_api import Nevstream, api_on
 from tests.fix_db import Databases
 from tests.web import rows, test_battery, test_days, test_sessions, test_tracks
 
@@ -31,32 +29,18 @@ RANGE = ("--from", "2026-11-01", "--to", "2026-11-25")
 
 @pytest.fixture(scope="module")
 def api(databases: Databases) -> Iterator[str]:
-    created = databases.create(migrated=True)
-    with psycopg.connect(created) as connection:
+    def fill(db: psycopg.Connection[Any]) -> None:
         for module in (test_sessions, test_tracks, test_days, test_battery):
-            module.fleet(connection)
-    with api_on(lambda: Queries(created), lambda: rows.NOW) as base:
+            module.fleet(db)
+
+    with databases.filled(fill) as created, api_on(lambda: Queries(created), lambda: rows.NOW) as base:
         yield base
-    databases.drop(created)
-
-
-class Nevstream:
-    def __init__(self, api: str) -> None:
-        self._api = api
-
-    def __call__(self, *arguments: str) -> str:
-        """Standard output of ``nevstream vehicles ...``; raises what the command raises."""
-        done = CliRunner().invoke(app, ["vehicles", *arguments, "--api", self._api])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        assert done.exit_code == 0, done.output
-        return done.stdout
 
 
 @pytest.fixture
 def nevstream(api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nevstream:
     monkeypatch.chdir(tmp_path)  # no settings file, no running system
-    return Nevstream(api)
+    return Nevstream("vehicles", api)
 
 
 def words(text: str) -> str:
@@ -249,9 +233,9 @@ def test_mistakes_are_said_with_what_to_do(nevstream: Nevstream, arguments: tupl
 def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Unavailable, match="is `nevstream up` running there"):
-        Nevstream("http://127.0.0.1:9")("trips", test_sessions.KNOWN)
+        Nevstream("vehicles", "http://127.0.0.1:9")("trips", test_sessions.KNOWN)
     with pytest.raises(NevstreamError, match="starts with http"):
-        Nevstream("ftp://127.0.0.1")("trips", test_sessions.KNOWN)
+        Nevstream("vehicles", "ftp://127.0.0.1")("trips", test_sessions.KNOWN)
 
 
 def test_a_column_has_the_digits_of_its_largest() -> None:

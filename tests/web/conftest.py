@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 
 from services.settings import Settings
@@ -23,6 +23,15 @@ def client_of(queries: Any, **web: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://nevstream")
 
 
+@asynccontextmanager
+async def asking(dsn: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the API on this database."""
+    queries = Queries(dsn)
+    async with client_of(queries) as client:
+        yield client
+    await queries.close()
+
+
 @pytest.fixture
 async def queries(dsn: str) -> AsyncIterator[Queries]:
     made = Queries(dsn)
@@ -33,11 +42,8 @@ async def queries(dsn: str) -> AsyncIterator[Queries]:
 @pytest.fixture(scope="session")
 def fleet_dsn(databases: Databases) -> Iterator[str]:
     """A database with the fleet in it, for all tests that only read."""
-    created = databases.create(migrated=True)
-    with psycopg.connect(created) as connection:
-        rows.fleet(connection)
-    yield created
-    databases.drop(created)
+    with databases.filled(rows.fleet) as created:
+        yield created
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from services.web.battery_parts import weighted_median
 from tests import statistics_rows as made
 from tests.fix_db import Databases
 from tests.web import rows
-from tests.web.conftest import client_of
+from tests.web.conftest import asking, client_of
 from tests.web.test_sessions import get, path_of
 
 RATED, BASELINE, YOUNG, FAULTY = (f"LBATT00000000000{n}" for n in (1, 2, 3, 4))
@@ -102,19 +102,14 @@ def fleet(db: psycopg.Connection[Any]) -> None:
 
 @pytest.fixture(scope="module")
 def battery_dsn(databases: Databases) -> Iterator[str]:
-    created = databases.create(migrated=True)
-    with psycopg.connect(created) as connection:
-        fleet(connection)
-    yield created
-    databases.drop(created)
+    with databases.filled(fleet) as created:
+        yield created
 
 
 @pytest.fixture
 async def api(battery_dsn: str) -> AsyncIterator[httpx.AsyncClient]:
-    queries = Queries(battery_dsn)
-    async with client_of(queries) as client:
+    async with asking(battery_dsn) as client:
         yield client
-    await queries.close()
 
 
 async def test_the_answer_is_what_it_is_described_as(api: httpx.AsyncClient) -> None:

@@ -25,7 +25,7 @@ from services.web.timeline import Timeline, laid
 from tests import statistics_rows as made
 from tests.fix_db import Databases
 from tests.web import rows
-from tests.web.conftest import client_of
+from tests.web.conftest import asking, client_of
 from tests.web.test_sessions import get, path_of
 
 VIN, ON_CHANGE, EMPTY = "LDAYS000000000001", "LDAYS000000000002", "LDAYS000000000003"
@@ -56,19 +56,14 @@ def fleet(db: psycopg.Connection[Any]) -> None:
 
 @pytest.fixture(scope="module")
 def days_dsn(databases: Databases) -> Iterator[str]:
-    created = databases.create(migrated=True)
-    with psycopg.connect(created) as connection:
-        fleet(connection)
-    yield created
-    databases.drop(created)
+    with databases.filled(fleet) as created:
+        yield created
 
 
 @pytest.fixture
 async def api(days_dsn: str) -> AsyncIterator[httpx.AsyncClient]:
-    queries = Queries(days_dsn)
-    async with client_of(queries) as client:
+    async with asking(days_dsn) as client:
         yield client
-    await queries.close()
 
 
 # -- days and hours ----------------------------------------------------------------------------------

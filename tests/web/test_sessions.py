@@ -20,7 +20,7 @@ from services.web.sessions import ChargePage, OneCharge, OneTrip, TripPage
 from tests import statistics_rows as made
 from tests.fix_db import Databases
 from tests.web import rows
-from tests.web.conftest import client_of
+from tests.web.conftest import asking, client_of
 from tests.web.test_problems import problem
 
 KNOWN, UNKNOWN, EMPTY = "LSESS000000000001", "LSESS000000000002", "LSESS000000000003"
@@ -71,19 +71,14 @@ def fleet(db: psycopg.Connection[Any]) -> None:
 
 @pytest.fixture(scope="module")
 def sessions_dsn(databases: Databases) -> Iterator[str]:
-    created = databases.create(migrated=True)
-    with psycopg.connect(created) as connection:
-        fleet(connection)
-    yield created
-    databases.drop(created)
+    with databases.filled(fleet) as created:
+        yield created
 
 
 @pytest.fixture
 async def api(sessions_dsn: str) -> AsyncIterator[httpx.AsyncClient]:
-    queries = Queries(sessions_dsn)
-    async with client_of(queries) as client:
+    async with asking(sessions_dsn) as client:
         yield client
-    await queries.close()
 
 
 async def get(client: httpx.AsyncClient, path: str, **parameters: Any) -> dict[str, Any]:

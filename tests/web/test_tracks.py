@@ -20,7 +20,7 @@ from services.web.tracks import Curve, Track
 from tests import statistics_rows as made
 from tests.fix_db import Databases
 from tests.web import rows
-from tests.web.conftest import client_of
+from tests.web.conftest import asking, client_of
 from tests.web.test_problems import problem
 from tests.web.test_sessions import get, path_of
 
@@ -74,19 +74,14 @@ def charge(db: psycopg.Connection[Any], vehicle: int, begin: int, sign: int = -1
 
 @pytest.fixture(scope="module")
 def tracks_dsn(databases: Databases) -> Iterator[str]:
-    created = databases.create(migrated=True)
-    with psycopg.connect(created) as connection:
-        fleet(connection)
-    yield created
-    databases.drop(created)
+    with databases.filled(fleet) as created:
+        yield created
 
 
 @pytest.fixture
 async def api(tracks_dsn: str) -> AsyncIterator[httpx.AsyncClient]:
-    queries = Queries(tracks_dsn)
-    async with client_of(queries) as client:
+    async with asking(tracks_dsn) as client:
         yield client
-    await queries.close()
 
 
 async def track_path(client: httpx.AsyncClient, vin: str = VIN) -> str:
