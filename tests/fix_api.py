@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -20,8 +20,13 @@ from services.web.server import _Server, bind
 
 
 @contextmanager
-def api_on(queries: Callable[[], Any], now: Callable[[], datetime], **seams: Any) -> Iterator[str]:
-    """Serve ``queries()`` in a thread until the block ends; yields the base URL."""
+def api_on(
+    queries: Callable[[], Any], now: Callable[[], datetime], closing: Sequence[Any] = (), **seams: Any
+) -> Iterator[str]:
+    """Serve ``queries()`` in a thread until the block ends; yields the base URL.
+
+    ``closing``: what the seams use and the API does not close, closed in the API's loop at the end.
+    """
     sock = bind("127.0.0.1", 0)
     host, port = sock.getsockname()[:2]
     events: queue.Queue[Callable[[], None] | BaseException] = queue.Queue()
@@ -33,6 +38,8 @@ def api_on(queries: Callable[[], Any], now: Callable[[], datetime], **seams: Any
         await server.answering.wait()
         events.put(lambda: setattr(server, "should_exit", True))
         await serving
+        for used in closing:
+            await used.close()
 
     def thread() -> None:
         try:

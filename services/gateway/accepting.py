@@ -187,7 +187,11 @@ class Acceptor:
 
     # -- the listener ------------------------------------------------------------------------------
     def stop(self) -> None:
-        """Take what waits in the queue, so that it is told to go elsewhere and not just cut off; then close."""
+        """Take what waits in the queue, so that it is told to go elsewhere and not just cut off; then close.
+
+        What comes between the last of it and the close is reset by the kernel, and finds another process at its
+        next attempt; with ``net.ipv4.tcp_migrate_req=1`` the kernel hands it over itself.
+        """
         if not self._open:
             return
         self._open = False

@@ -321,6 +321,7 @@ def parquet_body(
 # -- Excel -------------------------------------------------------------------------------------------
 XLSX_CELLS_MAX: Final = 500_000  # of an answer: some seconds of work
 _EXACT: Final = 2**53  # beyond it a whole number is not what Excel shows
+_NUMBER_MAX: Final = 9.99999999999999e307  # of a cell
 _WIDTH_MAX: Final = 40
 _NUMBERS: Final = frozenset({"smallint", "integer", "bigint", "real", "double precision", "extra", "edition"})
 
@@ -331,7 +332,8 @@ def xlsx_body(
     """A workbook of two sheets: the rows under ``name [unit]``, and what the answer says about itself.
 
     Rows are written as they come (the memory does not grow with them).  Texts are never formulas.  Times are in
-    ``zone``, as Excel knows no other; a whole number beyond 2^53 is text, so that no digit is lost.
+    ``zone``, as Excel knows no other; a whole number beyond 2^53 is text, so that no digit is lost,
+    and so is what no cell can hold.
     """
     import xlsxwriter
 
@@ -385,7 +387,7 @@ def _cells(kind: str, values: Sequence[Any], zone: ZoneInfo) -> Sequence[Any]:
 
 def _writer(sheet: Any, kind: str, styles: Mapping[str, Any]) -> Callable[[int, int, Any], Any]:
     def number(row: int, column: int, value: float) -> None:
-        if isinstance(value, int) and abs(value) > _EXACT:
+        if abs(value) > (_EXACT if isinstance(value, int) else _NUMBER_MAX):
             sheet.write_string(row, column, str(value))
         else:
             sheet.write_number(row, column, value)

@@ -48,7 +48,7 @@ def api(databases: Databases) -> Iterator[str]:
         "registry": PostgresRegistry(dsn), "alarms": PostgresAlarms(dsn), "tokens": PostgresTokens(dsn),
         "audit": PostgresAudit(dsn),
     }  # fmt: skip
-    with api_on(lambda: Queries(dsn), lambda: rows.NOW, **seams) as url:
+    with api_on(lambda: Queries(dsn), lambda: rows.NOW, closing=[journal], **seams) as url:
         yield url
     databases.drop(dsn)
 
