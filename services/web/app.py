@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -177,18 +178,7 @@ def create_app(
         if audit is not None:
             await audit.close()
 
-    app = FastAPI(
-        title="nevstream",
-        version=_version(),
-        summary="Telemetry of connected New Energy Vehicles",
-        description=_DESCRIPTION,
-        openapi_tags=_TAGS,
-        docs_url=None,  # Swagger UI and ReDoc come from a CDN, and this must work offline
-        redoc_url=None,
-        redirect_slashes=False,
-        lifespan=lifespan,
-        responses=_RESPONSES,
-    )
+    app = _Api(openapi_url=None, redirect_slashes=False, lifespan=lifespan)  # the URL is one of the described
     whole = Context(
         settings,
         queries,
@@ -206,6 +196,30 @@ def create_app(
     app.state.context = whole if book is None else scoped(whole, _NOBODY)
     app.state.token_book = book
     app.state.alarm_feed = None if alarms is None else AlarmFeed(alarms, settings.alarms.stream_clients_max)
+    app.router.routes.extend(_described().routes)
+    problems.install(app)
+    app.add_middleware(Gate, whole=whole, book=book, audit=audit)
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
+    app.add_middleware(_Headers)
+    return app
+
+
+@cache
+def _described() -> FastAPI:
+    """Every path with its description: no setting changes them, so a process works them out once for all its apps.
+
+    FastAPI takes 0.7 s for it, at the first request.
+    """
+    app = FastAPI(
+        title="nevstream",
+        version=_version(),
+        summary="Telemetry of connected New Energy Vehicles",
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        docs_url=None,  # Swagger UI and ReDoc come from a CDN, and this must work offline
+        redoc_url=None,
+        responses=_RESPONSES,
+    )
     for module in (
         vehicles, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness, timeline, battery,
         alarms_router, fleet, fleet_lists, registry_router, credits_router, data_quality, dead_letters, session,
@@ -218,11 +232,12 @@ def create_app(
         return FileResponse(STATIC / "index.html", media_type="text/html; charset=utf-8")
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    problems.install(app)
-    app.add_middleware(Gate, whole=whole, book=book, audit=audit)
-    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
-    app.add_middleware(_Headers)
     return app
+
+
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        return _described().openapi()
 
 
 def _version() -> str:
