@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -113,7 +113,37 @@ class SignaturePolicy(StrEnum):
 
 class JournalKind(StrEnum):
     POSTGRES = "postgres"
+    KAFKA = "kafka"
     MEMORY = "memory"
+
+
+class KafkaCompression(StrEnum):
+    NONE = "none"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
+
+
+class KafkaSecurity(StrEnum):
+    PLAINTEXT = "plaintext"
+    TLS = "tls"
+    SASL_PLAINTEXT = "sasl-plaintext"
+    SASL_TLS = "sasl-tls"
+
+
+class SaslMechanism(StrEnum):
+    PLAIN = "PLAIN"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_512 = "SCRAM-SHA-512"
+
+
+class Idempotence(StrEnum):
+    AUTO = "auto"
+    REQUIRED = "required"
+
+
+class TopicPolicy(StrEnum):
+    CREATE = "create"
+    CHECK = "check"
 
 
 class Database(Section):
@@ -132,10 +162,107 @@ class Database(Section):
     partitions_ahead_days: int = Field(3, ge=1, le=60, description="Day partitions made ahead of the current day.")
 
 
+class Kafka(Section):
+    brokers: str = Field(
+        "127.0.0.1:9092", min_length=1, description="Brokers to ask first, host:port, several separated by commas."
+    )
+    topic: str = Field(
+        "nevstream.frames",
+        pattern=r"^[A-Za-z0-9._-]{1,249}$",
+        description="Topic of the raw frames. Fixed when the database is first set up: its offsets are stored there.",
+    )
+    topic_policy: TopicPolicy = Field(
+        TopicPolicy.CREATE,
+        description="create: make the topic when it is missing. check: say so instead. Either way it is checked at "
+        "every start, and what does not fit the settings below is refused, with the command that mends it.",
+    )
+    replication: int = Field(
+        3, ge=1, le=32, description="Copies of each partition in a topic that is made. 1 for a single broker."
+    )
+    min_insync_replicas: int = Field(
+        2,
+        ge=1,
+        le=32,
+        description="Copies that must have a record before it is acknowledged (the topic's min.insync.replicas). "
+        "With 1, what was acknowledged outlives a broker only if that has it on disk: a topic of one copy is made with "
+        "flush.messages=1.",
+    )
+    retention_days: float = Field(
+        7.0, gt=0, description="How long the topic must keep records. Longer than any outage, and than any replay."
+    )
+    message_bytes_max: int = Field(
+        8 * 1024 * 1024,
+        ge=1024 * 1024,
+        le=64 * 1024 * 1024,
+        description="Largest record (the topic's max.message.bytes). A partition's share of a group commit that is "
+        "larger becomes several records.",
+    )
+    compression: KafkaCompression = Field(
+        KafkaCompression.NONE,
+        description="Compression on top of the journal's own: records are zstd already, so a second one rarely pays.",
+    )
+    idempotence: Idempotence = Field(
+        Idempotence.AUTO,
+        description="auto: an append whose answer was lost is there once if the broker can see to that; if not, the "
+        "log says so, and it may be there twice (as duplicates). required: refuse such a broker.",
+    )
+    request_timeout_s: float = Field(
+        10.0, ge=0.5, le=120, description="A broker that has not answered after this long is away."
+    )
+    group: str = Field("nevstream.pipeline", min_length=1, description="Consumer group of the pipeline processes.")
+    member: str = Field(
+        "",
+        max_length=200,
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="This machine's name in the group (group.instance.id is NAME-pipeline-N): a process that "
+        "comes back under its name within session_timeout_s gets its partitions back at once. "
+        "Unset: the host's name.",
+    )
+    session_timeout_s: float = Field(
+        30.0,
+        ge=1,
+        le=1800,
+        description="A pipeline process that is silent this long loses its partitions to the others.",
+    )
+    client_id: str = Field(
+        "nevstream", min_length=1, description="Prefix of the client ids that brokers log and limit."
+    )
+    security: KafkaSecurity = Field(KafkaSecurity.PLAINTEXT, description="How brokers are spoken to.")
+    ca_file: str = Field(
+        "", description="Authorities that the brokers' certificates are from, PEM. Empty: those the system believes."
+    )
+    cert_file: str = Field("", description="Certificate to show to brokers, PEM. Empty: none.")
+    key_file: str = Field("", description="Its private key, PEM, not encrypted. Empty: in cert_file as well.")
+    sasl_mechanism: SaslMechanism = Field(SaslMechanism.SCRAM_SHA_512, description="With sasl-plaintext and sasl-tls.")
+    username: str = Field("", description="SASL user.")
+    password: SecretStr = Field(
+        SecretStr(""),
+        description="SASL password; rather in NEVSTREAM_JOURNAL__KAFKA__PASSWORD or password_file than here.",
+    )
+    password_file: str = Field("", description="File that holds the SASL password; read at every start.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.security in (KafkaSecurity.SASL_PLAINTEXT, KafkaSecurity.SASL_TLS):
+            if not self.username:
+                raise ValueError(f'security = "{self.security}" needs a username')
+            if bool(self.password.get_secret_value()) == bool(self.password_file):
+                raise ValueError(f'security = "{self.security}" needs one of password and password_file')
+        if self.key_file and not self.cert_file:
+            raise ValueError("key_file belongs to a cert_file")
+        if self.min_insync_replicas > self.replication:
+            raise ValueError(
+                f"min_insync_replicas = {self.min_insync_replicas} of replication = {self.replication} copies: "
+                "nothing could be appended"
+            )
+        return self
+
+
 class Journal(Section):
     kind: JournalKind = Field(
         JournalKind.POSTGRES,
-        description="postgres: a table in the database above. memory: nothing survives a restart, for tests only.",
+        description="postgres: a table in the database above. kafka: a topic, see journal.kafka. memory: nothing "
+        "survives a restart, for tests only. Fixed when the database is first set up.",
     )
     partitions: int = Field(
         8,
@@ -144,6 +271,7 @@ class Journal(Section):
         description="Partitions of the journal; a vehicle's frames always go to the same one. "
         "Fixed when the database is first set up: changing it later is refused.",
     )
+    kafka: Kafka = Field(default_factory=lambda: Kafka(), description='With journal.kind = "kafka".')
 
 
 class Limits(Section):
@@ -196,13 +324,21 @@ class Limits(Section):
         500,
         ge=0,
         description="New connections per second from one address (of IPv6: one /64), 20 seconds' worth at once; more "
-        "are refused. One that is ended for what it sent before it said who it is counts as 20. 0: no limit.",
+        "are refused. One that is ended for what it sent before it said who it is counts as 20, the next as 40, and "
+        "so on, up to 10 seconds' worth, while no vehicle is let in from there. 0: no limit.",
     )
     connects_per_s_max: int = Field(
         500,
         ge=0,
         description="New connections per second and process. More are not refused: they wait in the kernel's queue. "
         "0: no limit.",
+    )
+    strangers_kept_per_s_max: int = Field(
+        20,
+        ge=0,
+        description="Dead letters and events kept per second of connections of one address that have not said who they "
+        "are, 10 seconds' worth at once, ten times as many of all addresses together. What goes beyond is answered and "
+        "counted, and told in sum (nevstream_gateway_frames_not_kept_total). 0: no limit.",
     )
     unlimited_addresses: tuple[str, ...] = Field(
         (),
@@ -879,7 +1015,7 @@ class Settings(Section):
             raise SettingsError(f"these settings are wrong (`nevstream config` shows every one):\n{lines}") from None
 
 
-_SECRET_OPTIONS = {"dsn", "platform_users", "master_key", "webhooks", "password", "bridge"}
+_SECRET_OPTIONS = {"dsn", "platform_users", "master_key", "webhooks", "password", "bridge", "kafka"}
 
 
 def _mistake(error: Mapping[str, Any]) -> str:
