@@ -103,7 +103,7 @@ def _put(out: U8, at: int, width: int, raw: int) -> None:
 
 
 @compiled
-def _put_time(out: U8, at: int, time_s: int) -> None:
+def put_time(out: U8, at: int, time_s: int) -> None:
     """Six bytes of Beijing time; days to a date with the year begun in March."""
     local = time_s + BEIJING_OFFSET_S
     days = local // 86400
@@ -266,7 +266,7 @@ def write_reports(
         for k in range(VIN_BYTES):
             out[at + 4 + k] = vin[i, k]
         out[at + 21] = 1
-        _put_time(out, at + AT_UNIT, time_s[i])
+        put_time(out, at + AT_UNIT, time_s[i])
         row = 0 if edition[i] == 16 else 1
         at = _write_unit(
             begin + AT_UNIT + 6, i, blocks[row], num[i], state[i], cells_mv, temps_raw, codes, first_cell,

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from schemas.batch import I64, U8
-from services.fleetsim import faults, wire
+from services.fleetsim import faults, histogram, wire
 from services.fleetsim.model import FleetModel, Samples
 from services.fleetsim.vehicle import P_EDITION, Fleet, make_fleet
 
@@ -44,6 +44,36 @@ class Segment:
     def begin(self, index: int) -> int:
         """Offset where message ``index`` (within the segment) begins."""
         return self.ends[index - 1] if index else 0
+
+
+def cut_segments(
+    streams: tuple[U8, I64, U8, I64], bounds: I64, sequence: I64, due: I64, fate: U8, done: Callable[[], None]
+) -> list[Segment]:
+    """What ``wire.encode_streams`` made, vehicle by vehicle.
+
+    bounds (vehicles + 1,) into due (k,) and fate (k,), messages in the order of sending · sequence (vehicles,) number
+    of each one's first message.
+    """
+    data, ends, answers, answer_at = streams
+    view, expected = memoryview(data.data), answers.tobytes()
+    segments, at = [], 0
+    for v in range(len(sequence)):
+        low, high = int(bounds[v]), int(bounds[v + 1])
+        end = int(ends[high - 1]) if high > low else at
+        segments.append(
+            Segment(
+                int(sequence[v]),
+                high - low,
+                view[at:end],
+                (ends[low:high] - at).tolist(),
+                due[low:high].tolist(),
+                expected[answer_at[v] : answer_at[v + 1]],
+                fate[low:high].tobytes(),
+                done,
+            )
+        )
+        at = end
+    return segments
 
 
 class Chunks:
@@ -129,7 +159,6 @@ class Chunks:
         data, ends, answers, answer_at = wire.encode_streams(
             frames, start, length, plan.emitted_bounds, plan.emitted, self._speech, self._sequence, fleet.vin
         )
-        view, expected = memoryview(data.data), answers.tobytes()
         left = fleet.n
 
         def done() -> None:
@@ -139,23 +168,9 @@ class Chunks:
                 self.alive -= 1
                 self.on_release()
 
-        segments, at = [], 0
-        for v in range(fleet.n):
-            low, high = int(plan.emitted_bounds[v]), int(plan.emitted_bounds[v + 1])
-            end = int(ends[high - 1]) if high > low else at
-            segments.append(
-                Segment(
-                    int(self._sequence[v]),
-                    high - low,
-                    view[at:end],
-                    (ends[low:high] - at).tolist(),
-                    (plan.due[low:high] + first).tolist(),
-                    expected[answer_at[v] : answer_at[v + 1]],
-                    plan.fate[low:high].tobytes(),
-                    done,
-                )
-            )
-            at = end
+        segments = cut_segments(
+            (data, ends, answers, answer_at), plan.emitted_bounds, self._sequence, plan.due + first, plan.fate, done
+        )
         self._sequence += np.diff(plan.emitted_bounds)
         self.counts.update(plan.counts)
         self.frame_bytes = float(length.mean()) if len(length) else 0.0
@@ -173,3 +188,4 @@ def warm() -> None:
     """Compile every kernel of the simulator: a chunk of three vehicles, one per way to speak, with a fault drawn."""
     speech = np.array([wire.MQTT_311, wire.MQTT_5, wire.GBT_TCP], np.int64)
     Chunks(make_fleet(3, 1), np.full(3, 1_780_000_000, np.int64), 10, speech, {"loss": 1e-9}, 2).make()
+    histogram.warm()

@@ -11,6 +11,8 @@ comparison.  Whatever does not compare equal takes the slow way: parsed, answer 
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 import time
 from abc import abstractmethod
 from collections import deque
@@ -27,6 +29,7 @@ READ_BYTES: Final = 256 * 1024
 _REST_BYTES_MAX: Final = 1024 * 1024  # an answer longer than this is not one
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MAX_S: Final = 5.0
+CUT: Final = "the link was cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,9 @@ class ClientSettings:
 
     window: un-answered messages per vehicle · ack_timeout_s: reconnect when nothing is answered for so
     long · idle_s: heartbeat or ping after so long without sending · reissue: what was not answered when a connection
-    was lost goes out as 0x03 (GB/T over TCP only) · connecting_max: connection attempts at once.
+    was lost goes out as 0x03 (GB/T over TCP only) · connecting_max: connection attempts at once · tls: a context to
+    speak TLS with, None in the clear · sources: addresses of this machine that vehicles connect from, in turn, each
+    vehicle always from the same one (one address has some 28,000 ports to a target); none: the system chooses.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +54,8 @@ class ClientSettings:
     password: str | None = None
     reissue: bool = False
     connecting_max: int = 256
+    tls: ssl.SSLContext | None = None
+    sources: tuple[str, ...] = ()
 
 
 class Vehicle(asyncio.BufferedProtocol):
@@ -86,6 +93,7 @@ class Vehicle(asyncio.BufferedProtocol):
         self._opened: asyncio.Future[None] | None = None
         self._lost: asyncio.Future[None] | None = None
         self._drained = asyncio.Event()  # closing, and everything is answered
+        self._link: asyncio.Event | None = None  # set when there is a network to connect through; None: there is
 
     # -- what a protocol adds ------------------------------------------------------------------------
     @abstractmethod
@@ -143,6 +151,11 @@ class Vehicle(asyncio.BufferedProtocol):
                 self._settle(self._segments.pop())
         self.finish()
 
+    def cut(self, until: asyncio.Event | None = None) -> None:
+        """The link is gone: the connection is lost, and there is no other before ``until`` is set."""
+        self._link = until
+        self._drop(CUT)
+
     def settle_rest(self) -> None:
         """Count what was answered of segments that were not answered in full; the simulation is over."""
         for segment in self._segments:
@@ -167,6 +180,9 @@ class Vehicle(asyncio.BufferedProtocol):
         """Connect, send, reconnect, until everything is answered.  Ends with an orderly farewell."""
         attempt = 0
         while not self._drained.is_set():
+            if self._link is not None:
+                await self._linked(self._link)
+                continue
             if not await self._connect(gate):
                 attempt += 1
                 pause = min(BACKOFF_FIRST_S * 2 ** min(attempt - 1, 10), BACKOFF_MAX_S)
@@ -189,16 +205,34 @@ class Vehicle(asyncio.BufferedProtocol):
         except TimeoutError:
             return
 
+    async def _linked(self, link: asyncio.Event) -> None:
+        """Wait for the network, or for the end."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (link, self._drained)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._link is link:
+            self._link = None
+
     async def _connect(self, gate: asyncio.Semaphore) -> bool:
         loop = asyncio.get_running_loop()
         self._opened, self._lost = loop.create_future(), loop.create_future()
         async with gate:
             try:
                 async with asyncio.timeout(self.settings.connect_timeout_s):
-                    await loop.create_connection(lambda: self, *self.address)
+                    await loop.create_connection(
+                        lambda: self,
+                        *self.address,
+                        ssl=self.settings.tls,
+                        server_hostname=self.address[0] if self.settings.tls else None,
+                        local_addr=self._source,
+                    )
                     await self._opened
             except (OSError, TimeoutError) as error:
                 self.stats.failures += 1
+                self.stats.went_wrong(_kind_of(error))
                 self.stats.last_error = (
                     f"{self.vin} to {self.address[0]}:{self.address[1]}: {error or 'no answer in time'}"
                 )
@@ -207,6 +241,11 @@ class Vehicle(asyncio.BufferedProtocol):
                 return False
         self.stats.connects += 1
         return True
+
+    @property
+    def _source(self) -> tuple[str, int] | None:
+        sources = self.settings.sources
+        return (sources[self.index % len(sources)], 0) if sources else None
 
     async def _leave(self) -> None:
         if self._transport is None:
@@ -233,6 +272,8 @@ class Vehicle(asyncio.BufferedProtocol):
         why = self._why or f"connection lost: {exc or 'closed by the platform'}"
         if not self._drained.is_set():
             self.stats.last_error = f"{self.vin}: {why}"
+        if self._ready and not self._drained.is_set() and why != CUT:
+            self.stats.went_wrong(why)
         if self._ready:
             self.stats.connected -= 1
             self.stats.drops += not self._drained.is_set()
@@ -381,3 +422,14 @@ class Vehicle(asyncio.BufferedProtocol):
             self.stats.first_sent = self.last_write
         self._in_flight.append((self.sent, self.last_write))
         return count
+
+
+def _kind_of(error: OSError | TimeoutError) -> str:
+    """Words for a connection attempt that failed, the same for all that failed so."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    if isinstance(error, ConnectionError) and not error.errno:
+        return str(error)  # ours: what the platform answered
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"connecting: {os.strerror(error.errno) if error.errno else type(error).__name__}"

@@ -8,7 +8,6 @@ ahead of it: a report from the future would rightly be refused.
 from __future__ import annotations
 
 import asyncio
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
+from schemas.batch import I64
 from services.errors import UsageError
 from services.fleetsim import faults, wire
 from services.fleetsim.aiomqtt_vehicle import AiomqttVehicle
@@ -27,10 +27,10 @@ from services.fleetsim.chunks import CHUNK_BYTES, Chunks, Segment
 from services.fleetsim.client import READ_BYTES, ClientSettings, Vehicle
 from services.fleetsim.gbt_vehicle import GbtVehicle
 from services.fleetsim.mqtt_vehicle import MqttVehicle
+from services.fleetsim.sockets import allow_sockets
 from services.fleetsim.stats import Stats
 from services.fleetsim.vehicle import Fleet, make_fleet, spread_plants
 
-_OTHER_FILES: Final = 64  # besides the vehicles' sockets
 TICK_S: Final = 0.02
 CHUNKS_ALIVE_MAX: Final = 3
 MQTT_VERSIONS: Final = ("3.1.1", "5", "mixed")
@@ -135,17 +135,13 @@ class SimulationResult:
         return asdict(self)
 
 
-def _allow_sockets(wanted: int) -> None:
-    """Let this process open ``wanted`` files.  Raises ``UsageError`` when the system forbids it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise UsageError(
-            f"simulate: {wanted - _OTHER_FILES} vehicles need as many sockets, this system allows {hard} open files: "
-            f"raise the hard limit (ulimit -Hn {wanted}), or simulate fewer"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def speech_of(vehicles: int, mqtt_share: float, mqtt_version: str) -> I64:
+    """How each vehicle speaks (``wire.MQTT_311`` ...); ``mqtt_share`` of them over MQTT, spread evenly."""
+    # vehicle v speaks MQTT when the share's running sum passes a whole number
+    share = np.floor(np.arange(1, vehicles + 1) * mqtt_share) > np.floor(np.arange(vehicles) * mqtt_share)
+    nth = np.cumsum(share)
+    five = {"3.1.1": np.zeros(vehicles, bool), "5": np.ones(vehicles, bool), "mixed": nth % 2 == 0}[mqtt_version]
+    return np.where(share, np.where(five, wire.MQTT_5, wire.MQTT_311), wire.GBT_TCP).astype(np.int64)
 
 
 class Simulation:
@@ -186,27 +182,19 @@ class Simulation:
             raise UsageError(f"simulate: {error}") from error
         # vehicles do not all report in the same second
         self._phase_s = np.floor(np.arange(s.vehicles) * (s.period_s / s.vehicles))
-        speech = self._speech(s.vehicles)
+        speech = speech_of(s.vehicles, s.mqtt_share, s.mqtt_version)
         self._chunks = Chunks(
             fleet, self._start_s + self._phase_s.astype(np.int64), s.period_s, speech, faults.odds_of(s.faults),
             s.reports,
             1 << 62 if s.prepare_all else CHUNK_BYTES,
         )  # fmt: skip
         self._chunks.on_release = self._released.set
-        _allow_sockets(s.vehicles + _OTHER_FILES)
+        allow_sockets(s.vehicles, "simulate")
         self.vehicles = list(self._line_up(fleet, speech))
         # a short first chunk, so that a fleet that reports every 10 s starts at once
         self._made.append(self._chunks.make(None if s.prepare_all else 8))
 
-    def _speech(self, vehicles: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        s = self.settings
-        # spread evenly over the fleet: vehicle v speaks MQTT when the share's running sum passes a whole number
-        share = np.floor(np.arange(1, vehicles + 1) * s.mqtt_share) > np.floor(np.arange(vehicles) * s.mqtt_share)
-        nth = np.cumsum(share)
-        five = {"3.1.1": np.zeros(vehicles, bool), "5": np.ones(vehicles, bool), "mixed": nth % 2 == 0}[s.mqtt_version]
-        return np.where(share, np.where(five, wire.MQTT_5, wire.MQTT_311), wire.GBT_TCP).astype(np.int64)
-
-    def _line_up(self, fleet: Fleet, speech: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[Vehicle | AiomqttVehicle]:
+    def _line_up(self, fleet: Fleet, speech: I64) -> Iterator[Vehicle | AiomqttVehicle]:
         line, buffer = self.settings.line, bytearray(READ_BYTES)
         for v, vin in enumerate(fleet.vins):
             if speech[v] == wire.GBT_TCP:

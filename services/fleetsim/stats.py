@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-_STEPS_PER_OCTAVE: Final = 8
-_FIRST_S: Final = 1e-5
-_BUCKETS: Final = 200
+from services.fleetsim.histogram import Latencies
 
-
-class Latencies:
-    """Percentiles of seconds from buckets an eighth of an octave (9 %) wide; nothing is kept per message."""
-
-    def __init__(self) -> None:
-        self._counts = [0] * _BUCKETS
-
-    def add(self, seconds: float, count: int) -> None:
-        at = int(_STEPS_PER_OCTAVE * math.log2(seconds / _FIRST_S)) if seconds > _FIRST_S else 0
-        self._counts[min(at, _BUCKETS - 1)] += count
-
-    def percentile_ms(self, percent: float) -> float | None:
-        """Upper edge of the bucket that holds the percentile; None while there is nothing."""
-        total = sum(self._counts)
-        if not total:
-            return None
-        wanted, seen = total * percent / 100.0, 0
-        for at, count in enumerate(self._counts):
-            seen += count
-            if seen >= wanted:
-                return float(f"{_FIRST_S * 2 ** ((at + 1) / _STEPS_PER_OCTAVE) * 1000:.3g}")
-        raise AssertionError("the counts add up to their total")
+_KINDS_MAX: Final = 32  # of errors that are told apart
 
 
 @dataclass(slots=True)
@@ -39,7 +16,8 @@ class Stats:
     """Counts of one simulation.  Messages are reports on their way: PUBLISHes or GB/T frames.
 
     sent: first transmissions · resent: repeated after a reconnect · acked: answered, with whatever · refused:
-    answered with an error · connects, failures (attempts that came to nothing), drops (connections lost).
+    answered with an error · connects, failures (attempts that came to nothing), drops (connections lost) · errors: what
+    went wrong with connections, by kind.
     """
 
     vehicles: int = 0
@@ -59,6 +37,11 @@ class Stats:
     last_acked: float | None = None
     last_error: str = ""
     latencies: Latencies = field(default_factory=Latencies)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def went_wrong(self, kind: str) -> None:
+        """Count an error by its kind; what is beyond the bound is counted together."""
+        self.errors[kind if kind in self.errors or len(self.errors) < _KINDS_MAX else "other"] += 1
 
     def snapshot(self) -> dict[str, Any]:
         """The counts as plain values, with ``ack_p50_ms`` and ``ack_p99_ms``."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from schemas.batch import I32, I64, U8, VIN_BYTES
 from schemas.gbt32960.commands import Command
-from schemas.gbt32960.encode import encode_reports, frame_bytes_max
+from schemas.gbt32960.encode import encode_reports, frame_bytes_max, put_time
+from schemas.gbt32960.frame import AT_COMMAND, AT_UNIT, AT_VIN
 from schemas.gbt32960.replies import REPLY_BYTES_MAX, write_reply
 from schemas.jit import compiled
 from schemas.mqtt.topics import GBT32960, PREFIX, UPLINK_BYTES
@@ -56,6 +57,57 @@ def encode_samples(
     return out[:at], start, length
 
 
+# -- other times, other vehicles -----------------------------------------------------------------------
+_TIME_BYTES: Final = 6
+
+
+@compiled
+def _copy(source: U8, begin: int, size: int, out: U8, at: int) -> int:
+    for i in range(size):  # a slice assignment compiles for a second and copies no faster
+        out[at + i] = source[begin + i]
+    return at + size
+
+
+@compiled
+def _restamp(
+    stock: U8, start: I64, length: I32, row: I64, vehicle: I64, vins: U8, command: U8, time_s: I64,
+    out: U8, begin: I64, size: I32,
+) -> int:  # fmt: skip
+    at = 0
+    for i in range(len(row)):
+        source, count = start[row[i]], np.int64(length[row[i]])
+        _copy(stock, source, count, out, at)
+        last = at + count - 1
+        check = np.int64(out[last]) ^ out[at + AT_COMMAND] ^ command[i]  # the check byte is the XOR of all before it
+        out[at + AT_COMMAND] = command[i]
+        for k in range(VIN_BYTES):
+            check ^= out[at + AT_VIN + k] ^ vins[vehicle[i], k]
+            out[at + AT_VIN + k] = vins[vehicle[i], k]
+        for k in range(_TIME_BYTES):
+            check ^= out[at + AT_UNIT + k]
+        put_time(out, at + AT_UNIT, time_s[i])
+        for k in range(_TIME_BYTES):
+            check ^= out[at + AT_UNIT + k]
+        out[last] = check
+        begin[i], size[i] = at, count
+        at += count
+    return at
+
+
+def restamp(
+    stock: U8, start: I64, length: I32, row: I64, vehicle: I64, vins: U8, command: U8, time_s: I64
+) -> tuple[U8, I64, I32]:
+    """Frames of ``stock`` as other vehicles would have sent them at other times: (bytes, start (n,), length (n,)).
+
+    row (n,) into ``start`` and ``length`` · vehicle (n,) into vins (vehicles, 17) · command (n,) 0x02 or 0x03 ·
+    time_s (n,).  VIN, command, time and check byte change, the values of the report do not.
+    """
+    out = np.empty(int(length[row].sum()), np.uint8)
+    begin, size = np.empty(len(row), np.int64), np.empty(len(row), np.int32)
+    _restamp(stock, start, length, row, vehicle, vins, command, time_s, out, begin, size)
+    return out, begin, size
+
+
 @compiled
 def _put(out: U8, at: int, width: int, value: int) -> int:
     for i in range(width):
@@ -73,13 +125,6 @@ REPLY_BYTES: Final = REPLY_BYTES_MAX
 _TOPIC: Final = UPLINK_BYTES
 PACKET_IDS: Final = 65_535
 MQTT_311, MQTT_5, GBT_TCP = 0, 1, 2  # how a vehicle speaks
-
-
-@compiled
-def _copy(source: U8, begin: int, size: int, out: U8, at: int) -> int:
-    for i in range(size):  # a slice assignment compiles for a second and copies no faster
-        out[at + i] = source[begin + i]
-    return at + size
 
 
 @compiled
