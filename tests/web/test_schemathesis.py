@@ -6,7 +6,6 @@ schemathesis makes the requests; the API runs on a socket, over a database with 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -31,8 +30,7 @@ from tests.web import rows
 
 pytestmark = [pytest.mark.database, pytest.mark.slow]
 
-SECONDS: Final = 45.0  # of asking, however slow the machine is
-EXAMPLES: Final = 60  # of a path and method
+EXAMPLES: Final = 8  # of a path and method, of either sort; a number rather than a time, so that every run is the same
 _ENDLESS: Final = "/v1/alarms/stream"
 _MAY_BE_503: Final = "/readyz"  # when it is not ready, which is what it is asked
 
@@ -58,15 +56,13 @@ def test_nothing_that_is_asked_for_makes_it_fail(api: str) -> None:
     schema = schemathesis.openapi.from_url(f"{api}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
     operations = [one for one in operations if one.path != _ENDLESS]
-    asked, end = 0, time.monotonic() + SECONDS
-    for number, operation in enumerate(operations):
-        share = (end - time.monotonic()) / (len(operations) - number)
-        until = time.monotonic() + max(share, 0.2)
+    asked = 0
+    for operation in operations:
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 
             @seed(32960)
             @settings(
-                max_examples=EXAMPLES // 2,
+                max_examples=EXAMPLES,
                 deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),
@@ -76,8 +72,6 @@ def test_nothing_that_is_asked_for_makes_it_fail(api: str) -> None:
             @given(case=operation.as_strategy(generation_mode=mode))
             def ask(case: Any) -> None:
                 nonlocal asked
-                if time.monotonic() > until:  # noqa: B023 - it is called in this round
-                    return
                 asked += 1
                 answer = case.call(timeout=20)
                 told = f"{case.method} {answer.request.url} {answer.request.body!r}"
