@@ -128,6 +128,11 @@ APPENDED_BYTES = Counter("nevstream_journal_appended_bytes_total", "Bytes of jou
 APPEND_FAILURES = Counter(
     "nevstream_journal_append_failures_total", "Group commits that failed and are tried again. Look at the database."
 )
+JOURNAL_LOST = Counter(
+    "nevstream_journal_lost_records_total",
+    "Records that Kafka's retention removed before the pipeline had read them. Anything but 0 is a loss: raise the "
+    "topic's retention, and find out why the pipeline was behind.",
+)
 # -- pipeline --------------------------------------------------------------------------------------
 LAG_SECONDS = Gauge(
     "nevstream_pipeline_lag_seconds",
