@@ -222,3 +222,30 @@ def decode_records(records: Sequence[StoredRecord]) -> Frames:
         position=joined("position", np.int32),  # type: ignore[arg-type]
         sources=sources,
     )
+
+
+def split_record(body: bytes, bytes_max: int) -> list[bytes]:
+    """The frames of a record as several of at most ``bytes_max`` bytes, in their order; no frame is divided.
+
+    A single frame that is larger stays a record of its own.  Raises :class:`RecordError`.
+    """
+    frames = decode_records([StoredRecord(0, 0, body)])
+    refused = bool(frames.sources) or bool(frames.reason.any()) or bool(frames.detail.any())
+
+    def encoded(first: int, last: int) -> list[bytes]:
+        part = slice(first, last)
+        begin = int(frames.start[first])
+        made = encode_record(
+            frames.data[begin : int(frames.start[last - 1] + frames.length[last - 1])].tobytes(),
+            frames.length[part].astype(np.uint32),
+            frames.received_us[part],
+            frames.door[part],
+            frames.codec[part],
+            (frames.reason[part], frames.detail[part], frames.source[part], frames.sources) if refused else None,
+        )
+        if len(made) <= bytes_max or last - first == 1:
+            return [made]
+        middle = (first + last) // 2
+        return encoded(first, middle) + encoded(middle, last)
+
+    return encoded(0, frames.n) if frames.n else [body]

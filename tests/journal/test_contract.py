@@ -8,18 +8,22 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.errors import JournalUnavailable
+from services.journal.kafka import KafkaJournal
 from services.journal.memory import MemoryJournal
 from services.journal.postgres import PostgresJournal
 
-Journal = MemoryJournal | PostgresJournal
+Journal = MemoryJournal | PostgresJournal | KafkaJournal
 PARTITIONS = 4
 FROM_START = dict.fromkeys(range(PARTITIONS), -1)
 
 
-@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.database)])
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.database), "tansu", "apache_kafka"])
 async def journal(request: pytest.FixtureRequest) -> AsyncIterator[Journal]:
     if request.param == "memory":
         made: Journal = MemoryJournal(PARTITIONS)
+    elif request.param in ("tansu", "apache_kafka"):
+        topic = request.getfixturevalue("new_topic")()
+        made = KafkaJournal(request.getfixturevalue(request.param).settings(topic), PARTITIONS)
     else:
         made = PostgresJournal(request.getfixturevalue("dsn"), PARTITIONS)
     await made.open()
@@ -102,7 +106,7 @@ async def test_a_partition_that_is_not_there(journal: Journal) -> None:
 
 async def test_calls_at_once(journal: Journal) -> None:
     offsets = await asyncio.gather(*(journal.append([(n % PARTITIONS, b"%d" % n)]) for n in range(30)))
-    assert len({offset for (offset,) in offsets}) == 30
+    assert len({(n % PARTITIONS, offset) for n, (offset,) in enumerate(offsets)}) == 30
     found = await journal.read(FROM_START, 1 << 20)
     assert {record.body for record in found} == {b"%d" % n for n in range(30)}
 
