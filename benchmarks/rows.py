@@ -48,7 +48,7 @@ def database(options: Mapping[str, str] | None = None) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The frames that a gateway would commit together, by partition: one by one, and back to back with their lengths."""
+    """Frames that a gateway would commit together, by partition: one by one, and back to back with their lengths."""
 
     by_partition: Mapping[int, list[bytes]]
     joined: Mapping[int, tuple[bytes, U32]]

@@ -32,6 +32,10 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
         "a broker's messages to durable: mosquitto and the bridge, and an aiomqtt subscriber",
     ),
     "decode": ("benchmarks.decode", "frames to columns on one core: kernels, their twin and rtm-con, three sizes"),
+    "scan": ("benchmarks.scan", "bytes of sockets to packets on one core: kernels, and parsers by others"),
+    "json": ("benchmarks.json_samples", "JSON samples to columns on one core: decoder, loads and a loop"),
+    "journal": ("benchmarks.journal", "frames to durable and out again: a record per partition, and one per frame"),
+    "copy": ("benchmarks.copy", "rows of decoded batches to PostgreSQL, against a bare COPY of the same bytes"),
     "truth": ("benchmarks.truth", "are the statistics true: a faulty fleet through the system, against its own truth"),
     "sessions": (
         "benchmarks.sessions",
