@@ -17,7 +17,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from schemas.gbt32960.downlink import CONTROLS, IDS, QUERYABLE, SETTABLE, DownlinkError, check
 from services.errors import UsageError
 from services.settings import Settings
 from services.terminal import ConfigOption, JsonOption, database, out, zone_of
@@ -26,7 +25,19 @@ app = typer.Typer(help="Commands to vehicles: parameter query, set, terminal con
 
 _POLL_S: Final = 0.5
 _NUMBER: Final = re.compile(r"\d{1,3}|0[xX][0-9a-fA-F]{1,2}", re.ASCII)
-_NAME_OF: Final = {number: name for name, number in IDS.items()}
+# Written out: help must not wait for the modules that hold these names (they bring kernels along).  A test holds
+# them against schemas.gbt32960.downlink.
+QUERYABLE: Final = (
+    "storage_period_ms, report_period, alarm_report_period, platform_domain, platform_port, "
+    "hardware_version, firmware_version, heartbeat_period_s, terminal_timeout_s, platform_timeout_s, "
+    "login_pause_min, public_domain, public_port, sampling_monitoring"
+)
+SETTABLE: Final = (
+    "storage_period_ms, report_period, alarm_report_period, platform_port, heartbeat_period_s, "
+    "terminal_timeout_s, platform_timeout_s, login_pause_min, public_port, sampling_monitoring, "
+    "platform_domain, public_domain"
+)
+CONTROLS: Final = "upgrade, power_off, reset, factory_settings, disconnect, warning, sampling_link"
 _DONE: Final = ("answered", "failed", "expired")
 
 VinArgument = Annotated[str, typer.Argument(help="The vehicle.")]
@@ -42,7 +53,7 @@ ExpiresOption = Annotated[
 @app.command()
 def query(
     vin: VinArgument,
-    params: Annotated[list[str], typer.Argument(help=f"Of {', '.join(QUERYABLE)}; or their numbers, or 128-254.")],
+    params: Annotated[list[str], typer.Argument(help=f"Of {QUERYABLE}; or their numbers, or 128-254.")],
     edition: EditionOption = None,
     wait: WaitOption = 30.0,
     expires: ExpiresOption = None,
@@ -57,9 +68,7 @@ def query(
 @app.command("set")
 def set_params(
     vin: VinArgument,
-    params: Annotated[
-        list[str], typer.Argument(metavar="NAME=VALUE...", help=f"Of {', '.join(SETTABLE)}; or their numbers.")
-    ],
+    params: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help=f"Of {SETTABLE}; or their numbers.")],
     edition: EditionOption = None,
     wait: WaitOption = 30.0,
     expires: ExpiresOption = None,
@@ -74,7 +83,7 @@ def set_params(
 @app.command()
 def control(
     vin: VinArgument,
-    what: Annotated[str, typer.Argument(help=f"One of {', '.join(CONTROLS)}; or a number 128-254.")],
+    what: Annotated[str, typer.Argument(help=f"One of {CONTROLS}; or a number 128-254.")],
     more: Annotated[
         list[str] | None,
         typer.Argument(metavar="[NAME=VALUE]...", help="warning: level, text. upgrade: url, address, … A number: hex."),
@@ -122,8 +131,10 @@ def _param(text: str) -> str | int:
     """A parameter as the standard numbers it (2, 0x02) by its name; a number without a name as it is."""
     if not _NUMBER.fullmatch(text):
         return text
+    from schemas.gbt32960.downlink import IDS
+
     number = int(text, 16 if text[:2].lower() == "0x" else 10)
-    return _NAME_OF.get(number, number)
+    return next((name for name, ident in IDS.items() if ident == number), number)
 
 
 def _pair(text: str, numbers: bool = True) -> tuple[str, Any]:
@@ -166,6 +177,7 @@ def _send(
     config: Any, vin: str, kind: str, body: dict[str, Any], edition: int | None, wait_s: float,
     expires_s: float | None, as_json: bool,
 ) -> None:  # fmt: skip
+    from schemas.gbt32960.downlink import DownlinkError, check
     from services.store.commands import PostgresCommands
     from services.web.parameters import checked_vin
     from services.web.problems import ProblemError

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from schemas.statistics.work import FIRST_S
 from services.errors import UsageError
 from services.settings import Settings
 from services.terminal import ConfigOption, JsonOption, database, out, zone_of
@@ -62,6 +61,7 @@ def rebuild(
     as_json: JsonOption = False,
 ) -> None:
     """Compute statistics again from telemetry; the running system does it, the newest data in between."""
+    from schemas.statistics.work import FIRST_S
     from services.store.statistics import PostgresStatistics
 
     settings = Settings.read(config)

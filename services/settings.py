@@ -30,12 +30,11 @@ from schemas.gbt32960.scheme import (
     Sm2Form,
     UnitPadding,
 )
-from schemas.mqtt.topics import BMS, json_uplink, uplink
-from schemas.samples.split import Limits as SampleLimits
 from services.errors import SettingsError
 
 if TYPE_CHECKING:
     from schemas.alarms import Hook
+    from schemas.samples.split import Limits as SampleLimits
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 DEFAULT_FILE = Path("nevstream.toml")
@@ -510,10 +509,11 @@ class Bridge(Section):
         "Empty, or a broker that speaks 3.1.1 only: one connection of the first process subscribes.",
     )
     topics: Mapping[str, BridgeCodec] = Field(
+        # written out, because the module that spells topics brings numpy along; a test holds them against it
         default_factory=lambda: {
-            uplink("{vin}"): BridgeCodec.GBT32960,
-            json_uplink("{vin}"): BridgeCodec.TELEMETRY,
-            json_uplink("{vin}", BMS): BridgeCodec.BMS,
+            "nev/v1/{vin}/gbt32960": BridgeCodec.GBT32960,
+            "nev/v1/{vin}/telemetry": BridgeCodec.TELEMETRY,
+            "nev/v1/{vin}/bms": BridgeCodec.BMS,
         },
         min_length=1,
         max_length=16,
@@ -668,6 +668,8 @@ class Pipeline(Section):
 
     def json_limits(self) -> SampleLimits:
         """The bounds of JSON payloads as the decoder takes them."""
+        from schemas.samples.split import Limits as SampleLimits
+
         return SampleLimits(self.json_depth_max, self.json_samples_max, self.json_values_max)
 
 

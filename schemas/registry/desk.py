@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from schemas.registry.columns import Sheet
 from schemas.registry.sheet import Parsed
-from schemas.seams import Table
+
+if TYPE_CHECKING:
+    from schemas.seams import Table
 
 State = Literal["registered", "retired", "seen"]
 
