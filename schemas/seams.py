@@ -59,6 +59,13 @@ class JournalReader(Protocol):
         """Newest offset of each partition that has any record."""
         ...
 
+    async def offsets_at(self, time: datetime) -> dict[int, int]:
+        """Offset of the first record appended at ``time`` or later, of each partition that has one.
+
+        No record beyond it was appended earlier.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -91,6 +98,14 @@ class VehicleDirectory(Protocol):
 
 class Sink(Protocol):
     """Where the pipeline puts row batches: PostgreSQL, or memory in tests."""
+
+    async def claim(self, partitions: Sequence[int]) -> None:
+        """Be the one owner of these partitions: a commit of whoever had them before raises ``PositionsMoved``.
+
+        Waits for one that is under way, so positions read afterwards are final.  A sink that never claims is
+        fenced by positions alone: enough where partitions are dealt once and for all.
+        """
+        ...
 
     async def positions(self, partitions: Sequence[int]) -> dict[int, int]:
         """Journal offset up to which each partition is stored; -1 for nothing yet."""
