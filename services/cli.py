@@ -188,13 +188,29 @@ def _run_system(
     out.print("stopped; no process is left behind")
 
 
+GatewaysOption = Annotated[
+    int | None, typer.Option("--gateways", min=1, max=64, help="Gateway processes (default: chosen from the cores).")
+]
+PipelinesOption = Annotated[
+    int | None, typer.Option("--pipelines", min=1, max=64, help="Pipeline processes (default: chosen from the cores).")
+]
+
+
+def _processes(gateways: int | None, pipelines: int | None) -> dict[str, Any]:
+    """What --gateways and --pipelines say, over the settings."""
+    given = {"gateway": gateways, "pipeline": pipelines}
+    return {section: {"processes": count} for section, count in given.items() if count is not None}
+
+
 @app.command()
 def up(
     config: ConfigOption = None,
+    gateways: GatewaysOption = None,
+    pipelines: PipelinesOption = None,
     seconds: Annotated[float | None, typer.Option(help="Stop by itself after this long.")] = None,
 ) -> None:
     """Run gateway, pipeline, API and the embedded PostgreSQL on this machine."""
-    _run_system(Settings.read(config), seconds)
+    _run_system(Settings.read(config, _processes(gateways, pipelines)), seconds)
 
 
 @app.command()
@@ -202,6 +218,8 @@ def demo(
     config: ConfigOption = None,
     vehicles: Annotated[int, typer.Option(min=1, help="Vehicles, half over MQTT and half over GB/T 32960.")] = 200,
     period: Annotated[int, typer.Option(min=1, help="Seconds between two reports of a vehicle.")] = 1,
+    gateways: GatewaysOption = None,
+    pipelines: PipelinesOption = None,
     seconds: Annotated[float | None, typer.Option(help="Stop by itself after this long.")] = None,
 ) -> None:
     """`up`, and a simulated fleet that drives and charges against it."""
@@ -213,7 +231,8 @@ def demo(
             f"  registry: {done.lines:,} simulated vehicles, {done.inserted + done.changed:,} of them new or changed"
         )
 
-    _run_system(Settings.read(config), seconds, FleetProcess(vehicles, period), prepare)
+    settings = Settings.read(config, _processes(gateways, pipelines))
+    _run_system(settings, seconds, FleetProcess(vehicles, period), prepare)
 
 
 @app.command()

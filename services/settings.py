@@ -595,7 +595,12 @@ class Bridge(Section):
 
 
 class Gateway(Section):
-    processes: int = Field(1, ge=1, le=64, description="Gateway processes sharing the ports (SO_REUSEPORT).")
+    processes: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Gateway processes sharing the ports (SO_REUSEPORT). 0: one for every four cores, 1 to 8 of them.",
+    )
     registry: Registry = Field(
         Registry.OPEN, description="open: any well-formed VIN may send. allowlist: only vehicles in the registry."
     )
@@ -618,7 +623,11 @@ class Gateway(Section):
 
 class Pipeline(Section):
     processes: int = Field(
-        1, ge=1, le=64, description="Pipeline processes; the journal's partitions are dealt to them."
+        0,
+        ge=0,
+        le=64,
+        description="Pipeline processes, which share the journal. 0: one for every two cores, 1 to 8, "
+        "no more than the journal has partitions.",
     )
     batch_bytes_max: int = Field(
         8 * 1024 * 1024, ge=65536, description="Journal bytes per micro-batch. Larger is faster and later."

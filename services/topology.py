@@ -37,6 +37,7 @@ from services.settings import JournalKind, Settings
 
 if TYPE_CHECKING:
     from schemas.seams import JournalWriter
+    from services.journal.kafka_group import KafkaGroup
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,29 @@ READY_TIMEOUT_S: Final = 120.0
 _RETRY_FIRST_S: Final = 0.2
 _RETRY_MAX_S: Final = 5.0
 _REST: Final = 4.0  # times what it took: counting takes a fifth of the time at most
+
+
+# A pipeline and the PostgreSQL process that it COPYs to take about 1.3 cores when they are busy, a gateway that feeds
+# two of them less than one: so one pipeline for two cores, one gateway for four. More than 8 wait for each other at
+# PostgreSQL's log. What PostgreSQL's own background work, statistics and API need fits in between.
+_CORES_PER_PIPELINE: Final = 2
+_CORES_PER_GATEWAY: Final = 4
+_CHOSEN_MAX: Final = 8
+
+
+def with_processes(settings: Settings, cores: int | None = None) -> Settings:
+    """Settings whose numbers of processes are chosen where they say 0; ``cores``: those that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if cores is None else cores
+    gateways = settings.gateway.processes or min(_CHOSEN_MAX, max(1, cores // _CORES_PER_GATEWAY))
+    pipelines = settings.pipeline.processes or min(
+        _CHOSEN_MAX, settings.journal.partitions, max(1, cores // _CORES_PER_PIPELINE)
+    )
+    return settings.model_copy(
+        update={
+            "gateway": settings.gateway.model_copy(update={"processes": gateways}),
+            "pipeline": settings.pipeline.model_copy(update={"processes": pipelines}),
+        }
+    )
 
 
 def plain(value: Any) -> Any:
@@ -89,9 +113,10 @@ class System:
     ) -> None:
         if settings.journal.kind is JournalKind.MEMORY:
             raise UsageError(
-                'journal.kind = "memory" cannot join processes (gateway and pipeline are two); set it to "postgres"'
+                'journal.kind = "memory" cannot join processes (gateway and pipeline are two); set it to "postgres" or '
+                '"kafka"'
             )
-        self.settings = settings
+        self.settings = with_processes(settings)
         self.addresses: dict[str, tuple[str, int]] = {}
         self.dsn = ""
         self.start_seconds = 0.0
@@ -386,14 +411,14 @@ def _dsn(settings: Settings) -> str:
 async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> None:
     """The doors of one process: sockets in, journal out, acks back."""
     from services.gateway.server import Gateway
-    from services.journal.postgres import PostgresJournal
+    from services.journal.choice import journal_of
     from services.store.commands import PostgresCommands
     from services.store.directory import PostgresDirectory
     from services.store.keys import PostgresKeys
 
     _load(GATEWAY_KERNELS)
     dsn = _dsn(settings)
-    journal = PostgresJournal(dsn, settings.journal.partitions)
+    journal = journal_of(settings, dsn, f"gateway-{index}")
     directory = PostgresDirectory(dsn)
     commands = PostgresCommands(dsn)
     keys = PostgresKeys(dsn, settings.encryption)
@@ -424,7 +449,7 @@ async def run_gateway(settings: Settings, index: int, stop: asyncio.Event) -> No
 
 async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> None:
     """Journal to rows, for this process's share of the partitions."""
-    from services.journal.postgres import PostgresJournal
+    from services.journal.choice import journal_of
     from services.pipeline.worker import Pipeline
     from services.store.keys import PostgresKeys
     from services.store.postgres import PostgresSink
@@ -432,7 +457,8 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
     _load(pipeline_kernels(settings))
     dsn = _dsn(settings)
     mine = [p for p in range(settings.journal.partitions) if p % settings.pipeline.processes == index]
-    journal = PostgresJournal(dsn, settings.journal.partitions)
+    journal = journal_of(settings, dsn, f"pipeline-{index}")
+    shares = _shares(settings, index)
     sink = PostgresSink(dsn, settings)
     keys = PostgresKeys(dsn, settings.encryption)
     pruning: list[asyncio.Task[None]] = []
@@ -443,6 +469,8 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
     try:
         await _until_available("journal", journal.open, stop)
         await _until_available("store", sink.open, stop)
+        if shares is not None:
+            await _until_available("group", shares.open, stop)
         if stop.is_set():
             return
         report("ready", partitions=mine)
@@ -456,16 +484,29 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
             ]
             if settings.alarms.webhooks:
                 pruning.append(asyncio.create_task(_send_webhooks(settings, dsn, stop), name="webhooks"))
-        pipeline = Pipeline(settings, journal, sink, mine, keys=keys, on_halt=lambda why: report("halted", message=why))
+        pipeline = Pipeline(
+            settings, journal, sink, mine, keys=keys, on_halt=lambda why: report("halted", message=why), shares=shares
+        )
         await pipeline.run(stop)
     finally:
         for task in pruning:
             task.cancel()
         if pruning:
             await asyncio.wait(pruning)
+        if shares is not None:
+            await shares.close()
         await keys.close()
         await sink.close()
         await journal.close()
+
+
+def _shares(settings: Settings, index: int) -> KafkaGroup | None:
+    """Where partitions move between machines: this process's place in the group that they are dealt to."""
+    if settings.journal.kind is not JournalKind.KAFKA:
+        return None
+    from services.journal.kafka_group import KafkaGroup, member_name
+
+    return KafkaGroup(settings.journal.kafka, member_name(settings.journal.kafka, index))
 
 
 async def _every(
@@ -691,7 +732,7 @@ async def _send_webhooks(settings: Settings, dsn: str, stop: asyncio.Event) -> N
 
 async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
     """The HTTP API."""
-    from services.journal.postgres import PostgresJournal
+    from services.journal.choice import journal_of
     from services.store.access import PostgresAudit, PostgresTokens
     from services.store.alarms import PostgresAlarms
     from services.store.commands import PostgresCommands
@@ -704,7 +745,7 @@ async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
     sock.listen(BACKLOG)
     sock.setblocking(False)
     dsn = _dsn(settings)
-    journal = PostgresJournal(dsn, settings.journal.partitions)
+    journal = journal_of(settings, dsn, "web")
     try:
         await serve(
             settings,

@@ -19,7 +19,12 @@ from services.topology import System
 
 PATIENCE_S = 120.0
 
-ANY_PORTS: dict[str, Any] = {"gateway": {"mqtt": {"port": 0}, "gbt32960": {"port": 0}}, "web": {"port": 0}}
+# One gateway and one pipeline, whatever the cores: tests stop them by name.
+ANY_PORTS: dict[str, Any] = {
+    "gateway": {"processes": 1, "mqtt": {"port": 0}, "gbt32960": {"port": 0}},
+    "pipeline": {"processes": 1},
+    "web": {"port": 0},
+}
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
