@@ -24,7 +24,11 @@ MODEL = "sedan-ncm-96"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """``vehicles`` connections, each sending ``reports`` frames with ``window`` un-answered at most."""
+    """``vehicles`` connections, each sending ``reports`` frames with ``window`` un-answered at most.
+
+    ``speed``: data seconds per second, hence ``vehicles`` x ``speed`` / ``period_s`` frames a second; None: as fast as
+    answers come.
+    """
 
     vehicles: int
     reports: int
@@ -37,6 +41,7 @@ class Load:
     mqtt_port: int = 0
     gbt_port: int = 0
     drain_s: float = 120.0
+    speed: float | None = None
 
     @property
     def frames(self) -> int:
@@ -96,7 +101,7 @@ def main(argument: str) -> None:
             mqtt_share=load.mqtt_share,
             mqtt_version=load.mqtt_version,
             period_s=load.period_s,
-            speed=None,
+            speed=load.speed,
             reports=load.reports,
             drain_s=load.drain_s,
             prepare_all=True,

@@ -511,17 +511,31 @@ class GatewayState(Model):
     )
 
 
+class Latency(Model):
+    count: int = Field(description="Group commits or batches since the start; each counts once, with its oldest frame.")
+    p50_ms: float
+    p99_ms: float = Field(description="Interpolated within a bucket of the histogram in /metrics.")
+
+
+class Latencies(Model):
+    ack: dict[str, Latency] = Field(description="By door: a frame's arrival to its acknowledgement.")
+    socket_to_row: Latency | None = Field(description="A frame's arrival to its row being committed; null: none yet.")
+
+
 class SystemState(Model):
     model_config = _example(
         as_of=_TIME,
         gateway={"listeners": {"mqtt": 1, "gbt32960": 1}, "connections": {"mqtt": 900, "gbt32960": 80},
                  "in_flight_bytes": 0, "reading_paused": 0, "paused_because": None, "limits_reached": {}},
         lag={"gateway": {"seconds": 0.004, "cause": "working"}, "pipeline": {"seconds": 0.1, "cause": "working"}},
+        latency={"ack": {"mqtt": {"count": 52_000, "p50_ms": 8.1, "p99_ms": 31.0}},
+                 "socket_to_row": {"count": 9_000, "p50_ms": 60.2, "p99_ms": 180.0}},
     )  # fmt: skip
 
     as_of: datetime
     gateway: GatewayState
     lag: dict[str, StageLag | None] = Field(description="By stage; null: no process of this machine tells.")
+    latency: Latencies
 
 
 class Ready(Model):

@@ -6,6 +6,7 @@ Asks nothing of the database.  A machine that runs the API alone knows nothing o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any, Final
 
 from services.metrics import LAG_CAUSES
@@ -14,6 +15,8 @@ from services.settings import Settings
 Samples = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
 
 _LAG: Final = "nevstream_lag_seconds"
+_ACK: Final = "nevstream_gateway_ack_seconds"
+_ROW: Final = "nevstream_pipeline_socket_to_row_seconds"
 
 
 def total(samples: Samples, name: str) -> float:
@@ -40,6 +43,45 @@ def lag_of(samples: Samples, stage: str) -> tuple[float, str] | None:
     return told[cause], cause
 
 
+def spread_of(samples: Samples, name: str, label: str = "", value: str = "") -> dict[str, Any] | None:
+    """Of the histogram ``name`` (seconds): how many, and the 50th and 99th percentile; None when there is nothing.
+
+    Counted are the series with ``label`` = ``value``.  A percentile is interpolated within its bucket; one above the
+    last bound is told as that bound.
+    """
+    counts: dict[float, float] = {}
+    for labels, count in samples.get(f"{name}_bucket", ()):
+        if not label or labels.get(label) == value:
+            bound = float(labels["le"])
+            counts[bound] = counts.get(bound, 0.0) + count
+    bounds = sorted(counts)
+    if not bounds or counts[bounds[-1]] <= 0:
+        return None
+    total = counts[bounds[-1]]
+
+    def percentile(share: float) -> float:
+        below, low = 0.0, 0.0
+        for bound in bounds:
+            if counts[bound] >= share * total:
+                if bound == inf:
+                    return low
+                return low + (bound - low) * (share * total - below) / (counts[bound] - below)
+            below, low = counts[bound], bound
+        return low
+
+    return {"count": int(total), "p50_ms": round(percentile(0.5) * 1e3, 1), "p99_ms": round(percentile(0.99) * 1e3, 1)}
+
+
+def latency_of(samples: Samples) -> dict[str, Any]:
+    """Socket to acknowledgement by door, and socket to committed row: since the processes started."""
+    doors = sorted({labels["door"] for labels, _ in samples.get(f"{_ACK}_bucket", ())})
+    acks = {door: spread_of(samples, _ACK, "door", door) for door in doors}
+    return {
+        "ack": {door: found for door, found in acks.items() if found is not None},
+        "socket_to_row": spread_of(samples, _ROW),
+    }
+
+
 def state_of(samples: Samples) -> dict[str, Any]:
     """What ``/v1/system`` tells."""
     accepting = by(samples, "nevstream_gateway_accepting", "listener")
@@ -61,6 +103,7 @@ def state_of(samples: Samples) -> dict[str, Any]:
             "limits_reached": {name: int(value) for name, value in sorted(limits.items()) if value},
         },
         "lag": lags,
+        "latency": latency_of(samples),
     }
 
 

@@ -11,7 +11,7 @@ from services import metrics
 from services.metrics import LAG_CAUSES
 from services.settings import Settings
 from services.web import models
-from services.web.state import lag_of, listeners_of, not_ready, state_of
+from services.web.state import lag_of, listeners_of, not_ready, spread_of, state_of
 
 
 def told(mqtt: float = 1, gbt: float = 1, paused: float = 0, **lags: tuple[float, str]) -> dict[str, Any]:
@@ -64,6 +64,34 @@ def test_the_cause_comes_with_the_lag() -> None:
     assert state["gateway"]["paused_because"] == "journal_away"
     assert state["gateway"]["limits_reached"] == {"frames_per_s_max": 7}
     assert state["lag"]["gateway"] == {"seconds": 3.0, "cause": "journal_away"}
+
+
+ROW, ACK = "nevstream_pipeline_socket_to_row_seconds", "nevstream_gateway_ack_seconds"
+
+
+def buckets(name: str, counts: dict[str, int], **labels: str) -> dict[str, Any]:
+    return {f"{name}_bucket": [({**labels, "le": bound}, float(count)) for bound, count in counts.items()]}
+
+
+@pytest.mark.parametrize(
+    ("counts", "p50_ms", "p99_ms"),
+    [
+        ({"0.01": 0, "0.02": 100, "+Inf": 100}, 15.0, 19.9),
+        ({"0.01": 98, "0.02": 98, "0.05": 100, "+Inf": 100}, 5.1, 35.0),
+        ({"0.01": 0, "0.02": 0, "+Inf": 100}, 20.0, 20.0),  # above the last bound: no more is known
+    ],
+)
+def test_percentiles_are_interpolated(counts: dict[str, int], p50_ms: float, p99_ms: float) -> None:
+    assert spread_of(buckets(ROW, counts), ROW) == {"count": 100, "p50_ms": p50_ms, "p99_ms": p99_ms}
+
+
+def test_latencies_are_told_by_door() -> None:
+    samples = buckets(ACK, {"0.01": 4, "+Inf": 4}, door="mqtt")
+    samples[f"{ACK}_bucket"] += buckets(ACK, {"0.01": 0, "+Inf": 0}, door="gbt32960")[f"{ACK}_bucket"]
+    assert state_of(samples)["latency"] == {
+        "ack": {"mqtt": {"count": 4, "p50_ms": 5.0, "p99_ms": 9.9}},
+        "socket_to_row": None,
+    }
 
 
 async def test_system_tells(client: httpx.AsyncClient) -> None:
