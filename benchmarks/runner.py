@@ -36,6 +36,10 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "json": ("benchmarks.json_samples", "JSON samples to columns on one core: decoder, loads and a loop"),
     "journal": ("benchmarks.journal", "frames to durable and out again: a record per partition, and one per frame"),
     "copy": ("benchmarks.copy", "rows of decoded batches to PostgreSQL, against a bare COPY of the same bytes"),
+    "latency": (
+        "benchmarks.latency",
+        "a frame to its acknowledgement and to its row, at 25, 50 and 75 % of capacity",
+    ),
     "truth": ("benchmarks.truth", "are the statistics true: a faulty fleet through the system, against its own truth"),
     "sessions": (
         "benchmarks.sessions",
