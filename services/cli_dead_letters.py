@@ -108,12 +108,12 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Queries, Context]]:
 
 def _with_letters(settings: Settings, work: Callable[[Letters], Awaitable[T]]) -> T:
     """Run ``work`` with the desk and the journal that it appends to."""
-    from services.journal.postgres import PostgresJournal
+    from services.journal.choice import journal_of
     from services.store.letters import Letters
 
     async def run() -> T:
         dsn = database(settings)
-        journal = PostgresJournal(dsn, settings.journal.partitions)
+        journal = journal_of(settings, dsn, "dead-letters")
         letters = Letters(dsn, journal, settings)
         try:
             await journal.open()

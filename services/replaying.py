@@ -15,7 +15,7 @@ from typing import Final
 from schemas.gbt32960.check import Secrets
 from schemas.keys import partition_of_vin
 from schemas.seams import StoredRecord
-from services.journal.postgres import PostgresJournal
+from services.journal.choice import journal_of
 from services.pipeline.replay import Redecoder, records_between
 from services.settings import Settings, SignaturePolicy
 from services.store import keys
@@ -62,7 +62,7 @@ async def replay(
     ``StoreUnavailable``, ``JournalUnavailable``.
     """
     tell = progress or (lambda what, share: None)
-    journal = PostgresJournal(dsn, settings.journal.partitions)
+    journal = journal_of(settings, dsn, "replay")
     store = ReplayStore(dsn, settings)
     result = Replayed(since, until, vin)
     try:
@@ -89,11 +89,11 @@ async def replay(
             whole = (until - since).total_seconds()
             tell("reading the journal", min(1.0, max(0.0, (batch.upto / 1e6 - since.timestamp()) / whole)))
 
-        first = await journal.offset_at(since - _CLOCKS_APART)
-        last = await journal.offset_at(until + _HELD_BACK)
-        upto = {p: min(end, last - 1) if last is not None else end for p, end in ends.items()}
-        if first is not None:
-            after = dict.fromkeys(upto, first - 1)
+        first = await journal.offsets_at(since - _CLOCKS_APART)
+        last = await journal.offsets_at(until + _HELD_BACK)
+        upto = {p: min(end, last.get(p, end + 1) - 1) for p, end in ends.items()}
+        after = {p: first[p] - 1 for p in upto if p in first}
+        if after:
             async for records in records_between(journal, after, upto, settings.pipeline):
                 take(records)
         # A requeued frame keeps its arrival and lies where it was put the second time.

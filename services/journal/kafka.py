@@ -27,7 +27,9 @@ from aiokafka.structs import RecordMetadata
 from schemas.journal.record import RecordError, split_record
 from schemas.seams import StoredRecord
 from services import metrics
+from services.database import Line
 from services.errors import JournalUnavailable, SettingsError
+from services.journal.fixed import fix
 from services.journal.kafka_line import EARLIEST, LATEST, Fetched, KafkaLine, connection_options, speaking
 from services.journal.kafka_topic import ensure_topic
 from services.settings import Idempotence, Kafka
@@ -73,13 +75,15 @@ class KafkaJournal:
     """Writer and reader of ``kafka.topic`` with ``partitions``; connects when first needed.
 
     ``client`` ends the client ids, so that a broker's log tells which process speaks.  Several processes may
-    append and read at once.  Appends of one journal queue behind each other: one is in flight.
+    append and read at once.  Appends of one journal queue behind each other: one is in flight.  ``dsn`` is the
+    database that has the positions in this topic; without one, nobody looks whether it has those of another.
     """
 
-    def __init__(self, kafka: Kafka, partitions: int, client: str = "journal") -> None:
+    def __init__(self, kafka: Kafka, partitions: int, client: str = "journal", dsn: str = "") -> None:
         self.partitions = partitions
         self._kafka = kafka
         self._client = client
+        self._dsn = dsn
         self._line = KafkaLine(kafka, f"{client}-reader")
         self._producer: AIOKafkaProducer | None = None
         self._idempotent: bool | None = None
@@ -95,7 +99,24 @@ class KafkaJournal:
         return self._idempotent
 
     async def open(self) -> None:
-        """Make or check the topic.  Raises ``SettingsError`` when it does not fit, ``JournalUnavailable``."""
+        """Make or check the topic, and see that the database is of this one.
+
+        Raises ``SettingsError`` when it does not fit, ``UsageError`` when the database was never migrated,
+        ``JournalUnavailable``.
+        """
+        if self._dsn:
+            line = Line(self._dsn, "nevstream journal", JournalUnavailable)
+            try:
+                await fix(
+                    line,
+                    {
+                        "journal.kind": "kafka",
+                        "journal.partitions": str(self.partitions),
+                        "journal.kafka.topic": self._kafka.topic,
+                    },
+                )
+            finally:
+                await line.close()
         await ensure_topic(self._kafka, self.partitions)
 
     # -- writer ----------------------------------------------------------------------------------

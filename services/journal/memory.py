@@ -7,8 +7,10 @@ process.  It must never be chosen silently (``journal.kind = "memory"`` says so 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
+import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from schemas.seams import StoredRecord
 from services.errors import JournalUnavailable
@@ -29,6 +31,7 @@ class MemoryJournal:
         self.gate = asyncio.Event()
         self.gate.set()
         self._records: list[list[StoredRecord]] = [[] for _ in range(partitions)]
+        self._appended_s: list[list[float]] = [[] for _ in range(partitions)]
         self._next = 0
 
     async def open(self) -> None:
@@ -44,6 +47,7 @@ class MemoryJournal:
         offsets = []
         for partition, body in records:
             self._records[partition].append(StoredRecord(partition, self._next, bytes(body)))
+            self._appended_s[partition].append(time.time())
             offsets.append(self._next)
             self._next += 1
         return offsets
@@ -69,6 +73,16 @@ class MemoryJournal:
         """Newest offset of each partition that has any record."""
         self._check()
         return {partition: kept[-1].offset for partition, kept in enumerate(self._records) if kept}
+
+    async def offsets_at(self, time: datetime) -> dict[int, int]:
+        """Offset of the first record appended at ``time`` or later, of each partition that has one."""
+        self._check()
+        found = {}
+        for partition, appended in enumerate(self._appended_s):
+            at = bisect_left(appended, time.timestamp())
+            if at < len(appended):
+                found[partition] = self._records[partition][at].offset
+        return found
 
     async def close(self) -> None:
         """Nothing to release; the records stay, so that a test can read after a gateway has closed."""

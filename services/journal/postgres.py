@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-import psycopg
-
 from schemas.seams import StoredRecord
 from services import metrics
 from services.database import Connection, Line
-from services.errors import JournalUnavailable, SettingsError, UsageError
+from services.errors import JournalUnavailable
+from services.journal.fixed import fix
 
 # An append waits behind those of other gateways and for the disk; past this it is given up, and tried again.
 _TIMEOUT_S: Final = 10.0
@@ -80,16 +79,7 @@ class PostgresJournal:
         Raises ``SettingsError`` when it was set up with another number, ``UsageError`` when the database was
         never migrated, ``JournalUnavailable``.
         """
-        try:
-            fixed = await self._writer.call(self._fix_partitions)
-        except psycopg.errors.UndefinedTable as error:
-            raise UsageError("the database has no journal yet: run `nevstream migrate`") from error
-        if fixed != self.partitions:
-            raise SettingsError(
-                f"journal.partitions is {self.partitions}, but this database was set up with {fixed}, and every "
-                f"vehicle's frames lie where that number put them: set journal.partitions = {fixed}, "
-                "or start with a new database"
-            )
+        await fix(self._writer, {"journal.kind": "postgres", "journal.partitions": str(self.partitions)})
 
     async def append(self, records: Sequence[tuple[int, bytes]]) -> list[int]:
         """Make (partition, record) pairs durable, all or none; returns their offsets.
@@ -145,28 +135,18 @@ class PostgresJournal:
 
         return await self._reader.call(run)
 
-    async def offset_at(self, time: datetime) -> int | None:
-        """Offset of the first record appended at ``time`` or later, in any partition; None when there is none."""
+    async def offsets_at(self, time: datetime) -> dict[int, int]:
+        """Offset of the first record appended at ``time`` or later, in any partition: it bounds them all."""
         first = int(time.timestamp() // _SECONDS_PER_DAY) << 32
 
-        async def run(connection: Connection) -> int | None:
+        async def run(connection: Connection) -> dict[int, int]:
             cursor = await connection.execute(_OFFSET_AT, [first, time], prepare=False, binary=True)
             row = await cursor.fetchone()
             assert row is not None
-            return None if row[0] is None else int(row[0])
+            return {} if row[0] is None else dict.fromkeys(range(self.partitions), int(row[0]))
 
         return await self._reader.call(run)
 
     async def close(self) -> None:
         await self._writer.close()
         await self._reader.close()
-
-    async def _fix_partitions(self, connection: Connection) -> int:
-        await connection.execute(
-            "INSERT INTO settings_fixed (name, value) VALUES ('journal.partitions', %s) ON CONFLICT DO NOTHING",
-            [str(self.partitions)],
-        )
-        cursor = await connection.execute("SELECT value FROM settings_fixed WHERE name = 'journal.partitions'")
-        row = await cursor.fetchone()
-        assert row is not None
-        return int(row[0])

@@ -26,6 +26,7 @@ from schemas.gbt32960.commands import command_name
 from schemas.keyring import ExchangedKey, KeyStore
 from schemas.reasons import reason_name
 from schemas.seams import JournalReader, Sink, StoredRecord
+from schemas.shares import Shares
 from schemas.signals import SIGNALS, State
 from services import metrics
 from services.errors import JournalUnavailable, NevstreamError, PositionsMoved, StoreUnavailable
@@ -74,7 +75,8 @@ class _PoisonedError(Exception):
 class Pipeline:
     """Moves the frames of ``partitions`` from ``journal`` to ``sink``.  ``clock`` is Unix time in seconds.
 
-    ``on_halt`` is told why, should the pipeline stop by itself because too much is refused.
+    ``on_halt`` is told why, should the pipeline stop by itself because too much is refused.  With ``shares`` the
+    partitions are what those say, and change while it runs.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Pipeline:
         clock: Callable[[], float] = time.time,
         keys: KeyStore | None = None,
         on_halt: Callable[[str], None] = lambda why: None,
+        shares: Shares | None = None,
     ) -> None:
         self._settings = settings.pipeline
         self._encryption = settings.encryption
@@ -96,6 +99,8 @@ class Pipeline:
         self._journal = journal
         self._sink = sink
         self._partitions = tuple(partitions)
+        self._shares = shares
+        self._claimed = False
         self._clock = clock
         self._own_signals = extractor_of(self._settings.signals_file)
         self._json = samples_of(self._settings.signals_file, self._settings.json_limits())
@@ -118,6 +123,8 @@ class Pipeline:
             with ThreadPoolExecutor(1, thread_name_prefix="pipeline") as thread:
                 while not stop.is_set():
                     try:
+                        if not await self._own(stop):
+                            break
                         if self._suspects:
                             await self._apart(stop, thread)
                         else:
@@ -130,6 +137,8 @@ class Pipeline:
                         await self._halt(error, stop)
         finally:
             telling.cancel()
+            if self._shares is not None:
+                self._shares.let_go()
             for future in self._waiting:
                 future.cancel()
 
@@ -139,7 +148,34 @@ class Pipeline:
         self._waiting.append(future)
         await future
 
+    async def _own(self, stop: asyncio.Event) -> bool:
+        """Be the owner of the partitions, in the store, too; False at a stop.
+
+        Claimed before anything is read from the store: whoever had them can commit no more, so what is read holds.
+        """
+        if self._shares is None:
+            return True
+        if self._moved:
+            self._suspects, self._claimed = (), False  # whoever owns them now will find what is wrong with them
+            self._begin_again()
+            self._in_flight_us.clear()
+            self._held_us = None
+            self._show_lag()
+            self._partitions = tuple(await self._shares.next(stop))
+            if not self._partitions:
+                return False
+        if not self._claimed:
+            await self._sink.claim(self._partitions)
+            self._claimed = True
+        return True
+
+    @property
+    def _moved(self) -> bool:
+        return self._shares is not None and self._shares.moved
+
     async def _pause(self, error: Exception, stop: asyncio.Event) -> None:
+        if self._shares is not None and isinstance(error, PositionsMoved):
+            self._shares.refused()
         cause = next(name for kind, name in _CAUSES.items() if isinstance(error, kind))
         metrics.PIPELINE_RESTARTS.labels(cause).inc()
         log.warning("%s; beginning again from the store in %.1f s", error, self._retry_s)
@@ -160,7 +196,7 @@ class Pipeline:
         committing: asyncio.Task[None] | None = None
         turn = 0
         try:
-            while not stop.is_set():
+            while not (stop.is_set() or self._moved):
                 asked = len(self._waiting)
                 if not unread:
                     with metrics.BATCH_SECONDS.labels("read").time():
@@ -190,7 +226,7 @@ class Pipeline:
                 if committing is not None:
                     before, committing = committing, None
                     await before
-                if prepared is not None and not stop.is_set():
+                if prepared is not None and not (stop.is_set() or self._moved):
                     committing = asyncio.create_task(self._commit(prepared, records), name="pipeline commit")
         except asyncio.CancelledError:
             if committing is not None:
@@ -240,7 +276,7 @@ class Pipeline:
                 self._retry_s = _RETRY_FIRST_S
 
         async def store(records: Sequence[StoredRecord], aside: Aside | None, keep: bool) -> None:
-            while not stop.is_set():
+            while not (stop.is_set() or self._moved):
                 try:
                     await attempt(records, aside, keep)
                     return
@@ -255,6 +291,8 @@ class Pipeline:
         metrics.PIPELINE_HALTED.set(1)
         self._waits_for = "halted"
         self._begin_again()
+        if self._shares is not None:
+            self._shares.let_go()
         self._on_halt(str(error))
         while not stop.is_set():
             log.critical("the pipeline has stopped: %s", error)

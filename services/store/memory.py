@@ -50,9 +50,24 @@ class MemorySink:
         self.commits: list[Committed] = []
         self.changes: list[tuple[int, int, int, bool]] = []
         self._positions: dict[int, int] = {}
+        self._owners: dict[int, int] = {}
+        self._epochs: dict[int, int] = {}
 
     async def open(self) -> None:
         self._check()
+
+    def beside(self) -> MemorySink:
+        """Another sink on the same tables, as a second process has one."""
+        other = MemorySink(self.partitions)
+        other.__dict__.update({name: value for name, value in vars(self).items() if name != "_epochs"})
+        return other
+
+    async def claim(self, partitions: Sequence[int]) -> None:
+        """From now on only this sink commits to ``partitions``, and to no others."""
+        self._check()
+        for partition in partitions:
+            self._owners[partition] = self._owners.get(partition, 0) + 1
+        self._epochs = {partition: self._owners[partition] for partition in partitions}
 
     async def positions(self, partitions: Sequence[int]) -> dict[int, int]:
         self._check()
@@ -79,6 +94,8 @@ class MemorySink:
             trial = MemorySink(self.partitions)
             trial.__dict__.update({name: copy.deepcopy(getattr(self, name)) for name in vars(trial)})
             return await trial.commit(batch)
+        if self._epochs and any(self._epochs[partition] != self._owners[partition] for partition in batch.positions):
+            raise PositionsMoved("another process has claimed these partitions: what this one read is not stored")
         for partition, (previous, _) in batch.positions.items():
             stored = self._positions.get(partition, -1)
             if stored != previous:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,12 +72,25 @@ class PostgresSink:
         self._connection: Connection | None = None
         self._days: set[int] = set()  # partitions known to be there
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._epochs: dict[int, int] = {}  # of the journal's partitions that were claimed
 
     async def open(self) -> None:
         """Connect and make the day partitions from yesterday on.  Raises ``StoreUnavailable``."""
         await self._run(lambda connection: self._make_days(connection, ()))
 
     async def positions(self, partitions: Sequence[int]) -> dict[int, int]:
+    async def claim(self, partitions: Sequence[int]) -> None:
+        """From now on only this sink commits to ``partitions``, and to no others; see ``schemas.seams.Sink``."""
+
+        def run(connection: Connection) -> None:
+            with connection.transaction():
+                connection.execute("SET LOCAL synchronous_commit = on")  # a crash must not bring an old owner back
+                owner = f"{socket.gethostname()} pid {os.getpid()}"
+                found = connection.execute(statements.CLAIM, [owner, sorted(partitions)]).fetchall()
+            self._epochs = dict(found)
+
+        await self._run(run)
+
         def run(connection: Connection) -> dict[int, int]:
             found = connection.execute(statements.POSITIONS, [list(partitions)]).fetchall()
             return {**dict.fromkeys(partitions, -1), **dict(found)}
@@ -204,6 +219,7 @@ class PostgresSink:
             late = [batch.late]
             if merge_all:
                 late.append(batch.telemetry)
+            _own(connection, batch.positions, self._epochs)
             elif batch.telemetry is not None:
                 _copy(connection, batch.telemetry)
             clock.lap("copy")
@@ -279,6 +295,17 @@ def _fence(connection: Connection, positions: Mapping[int, tuple[int, int]]) -> 
     if not positions:
         return
     moves = [(partition, previous, new) for partition, (previous, new) in sorted(positions.items())]
+def _own(connection: Connection, positions: Mapping[int, tuple[int, int]], epochs: Mapping[int, int]) -> None:
+    """Refuse what another owner has claimed since; nobody can until this transaction ends."""
+    if not epochs or not positions:
+        return
+    mine = sorted(positions)
+    assert mine[0] in epochs, "what is committed was claimed"
+    found = connection.execute(statements.OWNED, [mine, [epochs[partition] for partition in mine]]).fetchall()
+    if lost := set(mine) - {partition for (partition,) in found}:
+        raise PositionsMoved(f"another process has claimed partitions {sorted(lost)}: what this one read is not stored")
+
+
     (moved,) = _row(connection.execute(statements.MOVE_POSITIONS, list(map(list, zip(*moves, strict=True)))))
     if moved != len(moves):
         found = dict(connection.execute(statements.POSITIONS, [list(positions)]).fetchall())

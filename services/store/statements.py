@@ -51,6 +51,20 @@ MOVE_POSITIONS: Final = """
     SELECT (SELECT count(*) FROM begun) + (SELECT count(*) FROM moved)
 """
 
+# The row is waited for while the owner before commits, so a position read after this one is final.
+CLAIM: Final = """
+    INSERT INTO partition_owner AS o (partition, epoch, owner)
+    SELECT partition, 1, %s FROM unnest(%s::integer[]) AS partition ORDER BY 1
+    ON CONFLICT (partition) DO UPDATE SET epoch = o.epoch + 1, owner = excluded.owner, claimed_at = now()
+    RETURNING partition, epoch
+"""
+# Held until the commit: who claims these partitions meanwhile waits for it.
+OWNED: Final = """
+    SELECT o.partition FROM partition_owner o
+    JOIN unnest(%s::integer[], %s::bigint[]) AS mine (partition, epoch) USING (partition, epoch)
+    ORDER BY o.partition FOR SHARE OF o
+"""
+
 # In VIN order, so that two who register the same vehicles do not wait for each other in a circle.
 REGISTER: Final = """
     INSERT INTO vehicles (vin, first_seen_at)

@@ -1,0 +1,13 @@
+-- Who may store which partition of the journal, where partitions move between machines (journal.kind = "kafka").
+-- A new owner raises the epoch before it reads the position; a commit of an older epoch is refused. So a process that
+-- was away for longer than its group waits, and comes back believing that a partition is its own, changes nothing.
+CREATE TABLE partition_owner (
+    partition  integer PRIMARY KEY,
+    epoch      bigint NOT NULL,
+    owner      text NOT NULL,  -- for people: client id of the process
+    claimed_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+
+-- Until now there was one durable journal.
+INSERT INTO settings_fixed (name, value)
+SELECT 'journal.kind', 'postgres' FROM settings_fixed WHERE name = 'journal.partitions';
