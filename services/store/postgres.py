@@ -71,14 +71,13 @@ class PostgresSink:
         self._sealer = Sealer.of(settings.encryption)
         self._connection: Connection | None = None
         self._days: set[int] = set()  # partitions known to be there
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._epochs: dict[int, int] = {}  # of the journal's partitions that were claimed
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
 
     async def open(self) -> None:
         """Connect and make the day partitions from yesterday on.  Raises ``StoreUnavailable``."""
         await self._run(lambda connection: self._make_days(connection, ()))
 
-    async def positions(self, partitions: Sequence[int]) -> dict[int, int]:
     async def claim(self, partitions: Sequence[int]) -> None:
         """From now on only this sink commits to ``partitions``, and to no others; see ``schemas.seams.Sink``."""
 
@@ -91,6 +90,7 @@ class PostgresSink:
 
         await self._run(run)
 
+    async def positions(self, partitions: Sequence[int]) -> dict[int, int]:
         def run(connection: Connection) -> dict[int, int]:
             found = connection.execute(statements.POSITIONS, [list(partitions)]).fetchall()
             return {**dict.fromkeys(partitions, -1), **dict(found)}
@@ -214,12 +214,12 @@ class PostgresSink:
     def _write(self, connection: Connection, batch: RowBatch, *, merge_all: bool, keep: bool) -> Committed:
         clock = _Clock()
         with connection.transaction(force_rollback=not keep):
+            _own(connection, batch.positions, self._epochs)
             _fence(connection, batch.positions)
             clock.lap("fence")
             late = [batch.late]
             if merge_all:
                 late.append(batch.telemetry)
-            _own(connection, batch.positions, self._epochs)
             elif batch.telemetry is not None:
                 _copy(connection, batch.telemetry)
             clock.lap("copy")
@@ -290,11 +290,6 @@ def _row(cursor: psycopg.Cursor[Any]) -> Any:
     return row
 
 
-def _fence(connection: Connection, positions: Mapping[int, tuple[int, int]]) -> None:
-    """Move the positions, in partition order; an owner that was overtaken finds them elsewhere."""
-    if not positions:
-        return
-    moves = [(partition, previous, new) for partition, (previous, new) in sorted(positions.items())]
 def _own(connection: Connection, positions: Mapping[int, tuple[int, int]], epochs: Mapping[int, int]) -> None:
     """Refuse what another owner has claimed since; nobody can until this transaction ends."""
     if not epochs or not positions:
@@ -306,6 +301,11 @@ def _own(connection: Connection, positions: Mapping[int, tuple[int, int]], epoch
         raise PositionsMoved(f"another process has claimed partitions {sorted(lost)}: what this one read is not stored")
 
 
+def _fence(connection: Connection, positions: Mapping[int, tuple[int, int]]) -> None:
+    """Move the positions, in partition order; an owner that was overtaken finds them elsewhere."""
+    if not positions:
+        return
+    moves = [(partition, previous, new) for partition, (previous, new) in sorted(positions.items())]
     (moved,) = _row(connection.execute(statements.MOVE_POSITIONS, list(map(list, zip(*moves, strict=True)))))
     if moved != len(moves):
         found = dict(connection.execute(statements.POSITIONS, [list(positions)]).fetchall())
