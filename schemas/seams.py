@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from schemas.batch import Committed, RowBatch
 from schemas.fleet_queries import FleetQueries
+from schemas.map_view import MapQueries
+from schemas.state_filter import StateFilter
 from schemas.statistics.work import Carry, Claim, Standing, Swap, Swapped, Window
 
 
@@ -82,11 +84,19 @@ class KnownVehicles:
     last_key: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The registry's VINs, vins (n,) S17 zero padded and sorted; ``version`` is another when they are others."""
+
+    vins: NDArray[np.bytes_]
+    version: str
+
+
 class VehicleDirectory(Protocol):
     """What the gateway asks about vehicles before it lets them in."""
 
-    async def registered(self) -> set[str]:
-        """VINs in the registry (the allowlist).  Raises ``StoreUnavailable``."""
+    async def registered(self, version: str = "") -> Registered | None:
+        """VINs in the registry (the allowlist); None when it still is ``version``.  Raises ``StoreUnavailable``."""
         ...
 
     async def password_hash(self, vin: str) -> str | None:
@@ -358,7 +368,7 @@ class SessionQueries(Protocol):
         ...
 
 
-class Queries(SessionQueries, FleetQueries, Protocol):
+class Queries(SessionQueries, FleetQueries, MapQueries, Protocol):
     """What the API asks of the store.  Nothing here writes, and everything is bounded by a limit and a time-out.
 
     Every method raises ``StoreUnavailable`` when the database is away or all connections stay busy,
@@ -367,7 +377,15 @@ class Queries(SessionQueries, FleetQueries, Protocol):
     last row that the caller has; None starts at the beginning.
     """
 
-    async def vehicles(self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None) -> Table:
+    async def vehicles(
+        self,
+        *,
+        prefix: str,
+        after: str,
+        limit: int,
+        fleets: Sequence[str] | None = None,
+        wanted: StateFilter | None = None,
+    ) -> Table:
         """Vehicles whose VIN starts with ``prefix``, by VIN, beyond ``after`` ("" = from the first)."""
         ...
 

@@ -17,13 +17,17 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from schemas.map_view import MapFilter, MapView
 from schemas.seams import FlawFilter, LetterFilter, StoreHealth, Table
 from schemas.signals import INDEX, SIGNALS, aggregates
+from schemas.state_filter import StateFilter
 from services.errors import QueryTooSlow, SchemaMissing, StoreUnavailable
 from services.store import diagnosis
 from services.store.fleet import UNIONS_MAX, UNIONS_SETTINGS, UNIONS_TIMEOUT_S, FleetQueries
 from services.store.migrations import newest_migration
 from services.store.sessions_queries import SessionQueries
+from services.store.state_filters import conditions
+from services.store.vehicle_map import VehicleMap
 
 # What a telemetry row has besides its signals; both lists together are all that may be asked for.
 ROW_COLUMNS: Final = (
@@ -49,7 +53,7 @@ _VEHICLE_COLUMNS: Final = sql.SQL(
 _VEHICLES: Final = sql.SQL(
     """
     SELECT {} FROM vehicles v LEFT JOIN vehicle_state s USING (vehicle_id)
-    WHERE v.vin > %(after)s AND starts_with(v.vin, %(prefix)s) {}
+    WHERE v.vin > %(after)s AND starts_with(v.vin, %(prefix)s) {} {}
     ORDER BY v.vin LIMIT %(limit)s
     """
 )
@@ -366,11 +370,21 @@ class Queries(SessionQueries, FleetQueries):
     ) -> None:
         self._connections = Connections(dsn, connections_max, connect_timeout_s, statement_timeout_s)
         self._unions = Connections(dsn, UNIONS_MAX, UNIONS_TIMEOUT_S, UNIONS_TIMEOUT_S, UNIONS_SETTINGS)
+        self._map = VehicleMap(self._connections.run)
 
-    async def vehicles(self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None) -> Table:
-        query = _VEHICLES.format(_VEHICLE_COLUMNS, sql.SQL("") if fleets is None else _OF_FLEETS)
+    async def vehicles(
+        self,
+        *,
+        prefix: str,
+        after: str,
+        limit: int,
+        fleets: Sequence[str] | None = None,
+        wanted: StateFilter | None = None,
+    ) -> Table:
+        where, values = conditions(wanted or StateFilter())
+        query = _VEHICLES.format(_VEHICLE_COLUMNS, sql.SQL("") if fleets is None else _OF_FLEETS, where)
         given = {"prefix": prefix, "after": after, "limit": limit, "fleets": _listed(fleets)}
-        return await self._connections.run(query, given)
+        return await self._connections.run(query, given | values)
 
     async def vehicle(self, vin: str) -> Mapping[str, Any] | None:
         return _one(await self._connections.run(_VEHICLE, {"vin": vin}))
@@ -502,6 +516,19 @@ class Queries(SessionQueries, FleetQueries):
     async def diagnosis(self, vin: str, *, now: datetime) -> Mapping[str, Any]:
         return await diagnosis.facts(self._connections.run, vin, now)
 
+    async def map_view(
+        self,
+        filters: Mapping[str, Sequence[str]],
+        *,
+        wanted: MapFilter,
+        zoom: int,
+        vehicles_max: int,
+        reporting_since: datetime,
+    ) -> MapView:
+        return await self._map.view(
+            filters, wanted=wanted, zoom=zoom, vehicles_max=vehicles_max, reporting_since=reporting_since
+        )
+
     async def health(self) -> StoreHealth:
         try:
             table = await self._connections.run(_SCHEMA, {})
@@ -510,6 +537,7 @@ class Queries(SessionQueries, FleetQueries):
         return StoreHealth(table.rows[0][0], newest_migration())
 
     async def close(self) -> None:
+        await self._map.close()
         await self._connections.close()
         await self._unions.close()
 

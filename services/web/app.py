@@ -56,6 +56,7 @@ from services.web import (
 )
 from services.web import commands as commands_router
 from services.web import credits as credits_router
+from services.web import map as map_router
 from services.web import registry as registry_router
 from services.web.access import Gate, TokenBook
 from services.web.alarm_feed import AlarmFeed
@@ -77,7 +78,7 @@ Telemetry of connected New Energy Vehicles: who reports, what they said, and whi
 * Errors are `application/problem+json` and say how to fix them; parameters that a path does not have are refused.
 """
 _TAGS: Final = [
-    {"name": "vehicles", "description": "Who is known, and the newest report of each."},
+    {"name": "vehicles", "description": "Who is known, the newest report of each, and where they are."},
     {"name": "telemetry", "description": "Rows of a vehicle, raw or in buckets, as JSON, CSV, Excel or Parquet."},
     {"name": "sessions", "description": "Trips and charges of a vehicle, the way of a trip, the course of a charge."},
     {"name": "days", "description": "What is kept of a vehicle per local day and hour, and how complete it is."},
@@ -221,9 +222,9 @@ def _described() -> FastAPI:
         responses=_RESPONSES,
     )
     for module in (
-        vehicles, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness, timeline, battery,
-        alarms_router, fleet, fleet_lists, registry_router, credits_router, data_quality, dead_letters, session,
-        audit_router, system,
+        vehicles, map_router, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness, timeline,
+        battery, alarms_router, fleet, fleet_lists, registry_router, credits_router, data_quality, dead_letters,
+        session, audit_router, system,
     ):  # fmt: skip
         app.include_router(module.router)
 

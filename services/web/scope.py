@@ -22,6 +22,7 @@ from schemas.reasons import CODE
 from schemas.registry.columns import VEHICLES, Sheet
 from schemas.registry.desk import Imported, RegistryDesk, Retired, VehicleFilter
 from schemas.seams import FlawFilter, LetterDesk, LetterFilter, LetterId, Queries, Requeued, StoreHealth, Table
+from schemas.state_filter import StateFilter
 from services.web.parameters import Context, no_vehicle
 from services.web.problems import ProblemError
 
@@ -93,9 +94,17 @@ class ScopedQueries:
         self._ours.add(row["vehicle_id"])
         return row
 
-    async def vehicles(self, *, prefix: str, after: str, limit: int, fleets: Sequence[str] | None = None) -> Table:
+    async def vehicles(
+        self,
+        *,
+        prefix: str,
+        after: str,
+        limit: int,
+        fleets: Sequence[str] | None = None,
+        wanted: StateFilter | None = None,
+    ) -> Table:
         assert fleets is None, "the scope says which"
-        return await self._queries.vehicles(prefix=prefix, after=after, limit=limit, fleets=self.fleets)
+        return await self._queries.vehicles(prefix=prefix, after=after, limit=limit, fleets=self.fleets, wanted=wanted)
 
     async def overview(self, *, reporting_since: datetime, fleets: Sequence[str] | None = None) -> Mapping[str, Any]:
         assert fleets is None, "the scope says which"

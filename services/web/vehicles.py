@@ -10,7 +10,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from schemas.gbt32960.commands import command_name
+from schemas.map_view import ACTIVITIES
 from schemas.signals import INDEX
+from schemas.state_filter import StateFilter
 from services.web import blocks, models
 from services.web.answers import DOORS, EDITIONS, KINDS, Json
 from services.web.catalogue import alarm_names, meaning
@@ -31,6 +33,7 @@ from services.web.parameters import (
     record_cursor,
 )
 from services.web.problems import ProblemError
+from services.web.where import ActivityQuery, BboxQuery, FactsQuery, ReportingQuery, bbox_given, words_given
 
 router = APIRouter(prefix="/v1/vehicles", tags=["vehicles"], dependencies=[Depends(only_known)])
 
@@ -84,18 +87,36 @@ def summary(row: Mapping[str, Any], ctx: Context, within_s: int) -> dict[str, An
 async def list_vehicles(
     request: Request,
     ctx: Ctx,
+    facts: FactsQuery,
     vin: Annotated[str, Query(max_length=17, description="Only VINs that start with this.")] = "",
+    activity: ActivityQuery = None,
+    soc_below: Annotated[
+        int | None, Query(ge=0, le=101, description="Only vehicles whose SOC is below this, in %.")
+    ] = None,
+    alarm_level_min: Annotated[
+        int | None, Query(ge=0, le=3, description="Only vehicles with this alarm level or a higher one.")
+    ] = None,
+    bbox: BboxQuery = None,
+    reporting: ReportingQuery = None,
     reporting_within_s: WithinQuery = REPORTING_WITHIN_S,
     limit: LimitQuery = None,
     cursor: CursorQuery = None,
     kind: FormatQuery = None,
 ) -> Response:
-    """Every vehicle that is registered or has ever reported, with the main values of its newest report."""
+    """Every vehicle that is registered or has ever reported, with the main values of its newest report.
+
+    The filters look at these values; a vehicle whose newest report does not have one is not in the list.
+    """
+    doing = words_given(activity, "activity", ACTIVITIES)
+    since = ctx.now() - timedelta(seconds=reporting_within_s)
+    wanted = StateFilter(
+        facts, doing, soc_below, alarm_level_min, bbox_given(bbox), since if reporting is not None else None
+    )
     if vin:
         checked_vin(vin, where="query")
     after = checked_vin(cursor, "cursor", "query") if cursor else ""
     most = limit_given(limit, ctx)
-    rows = (await ctx.queries.vehicles(prefix=vin, after=after, limit=most + 1)).dicts()
+    rows = (await ctx.queries.vehicles(prefix=vin, after=after, limit=most + 1, wanted=wanted)).dicts()
     following = rows[most - 1]["vin"] if len(rows) > most else None
     page = [summary(row, ctx, reporting_within_s) for row in rows[:most]]
     document = {
