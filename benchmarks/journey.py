@@ -1,9 +1,9 @@
 """A frame's whole way: socket, gateway, journal, decoder, committed row, every frame acknowledged.
 
-In one run, on the same input: the system over MQTT (QoS 1) and over GB/T 32960 TCP, the obvious
-program (``obvious.py``) behind mosquitto, and a bare COPY of the same rows into an identical table, which is what the
-database alone could take.  frames/s is frames ÷ (first byte sent → last row committed).  Frames are made before
-the clock starts; generator, system and database share the machine.
+In one run, on the same input: the system over MQTT (QoS 1) and over GB/T 32960 TCP, the obvious program
+(``obvious.py``) behind mosquitto, mosquitto alone as a relay (``relay.py``), and a bare COPY of the same rows into an
+identical table, which is what the database alone could take.  frames/s is frames ÷ (first byte sent → last row
+committed).  Frames are made before the clock starts; generator, system and database share the machine.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -25,6 +26,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
+from benchmarks import relay
 from benchmarks.generator import Generator, Load
 from benchmarks.runner import Progress
 from services.settings import Settings
@@ -39,9 +41,12 @@ _COPY_BLOCK: Final = 1 << 20
 
 def run(quick: bool, progress: Progress) -> dict[str, Any]:
     """The figures, medians over the repeats, and each run by itself."""
-    reports, repeats, baseline_reports = (240, 1, 24) if quick else (600, 3, 120)
+    reports, repeats, baseline_reports = (240, 1, 24) if quick else (600, 5, 120)
     notes: list[str] = []
-    runs: dict[str, list[dict[str, Any]]] = {"mqtt": [], "gbt32960": [], "baseline": [], "copy": []}
+    runs: dict[str, list[dict[str, Any]]] = {"mqtt": [], "gbt32960": [], "baseline": [], "relay": [], "copy": []}
+    broker = _mosquitto()
+    if broker is None:
+        notes.append("mosquitto is not installed (apt install mosquitto): no obvious program, and no relay to compare")
     with running_system(progress) as system, psycopg.connect(system.dsn, autocommit=True) as connection:
         seed = int(time.time()) % 1_000_000 * 10
         for repeat in range(repeats):
@@ -57,12 +62,14 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
             progress(f"bare COPY: {runs['copy'][-1]['rows_per_s']:,.0f} rows/s")
             seed += 1
             load = Load(VEHICLES, baseline_reports, WINDOW, seed)
-            outcome = _obvious(connection, system.dsn, load)
-            if isinstance(outcome, str):
-                notes.append(outcome)
-            else:
-                runs["baseline"].append(outcome)
-                progress(f"obvious program: {outcome['frames_per_s']:,.0f} frames/s")
+            if broker is None:
+                continue
+            with _broker(broker) as port:
+                runs["relay"].append(relay.measure(port, load, lambda: _settle(connection)))
+            progress(f"mosquitto alone: {runs['relay'][-1]['frames_per_s']:,.0f} frames/s relayed")
+            with _broker(broker) as port:
+                runs["baseline"].append(_obvious(connection, system.dsn, replace(load, mqtt_port=port)))
+            progress(f"obvious program: {runs['baseline'][-1]['frames_per_s']:,.0f} frames/s")
     settings = {
         "vehicles": VEHICLES, "window": WINDOW, "qos": 1, "reports": reports, "repeats": repeats,
         "baseline_reports": baseline_reports,
@@ -75,17 +82,16 @@ def _figures(runs: dict[str, list[dict[str, Any]]], notes: list[str], settings: 
         values = [one[name] for one in runs[kind]]
         return round(median(values), 1) if values else None
 
-    ours, theirs, copied = (
-        middle("mqtt", "frames_per_s"),
-        middle("baseline", "frames_per_s"),
-        middle("copy", "rows_per_s"),
-    )
+    ours, theirs = middle("mqtt", "frames_per_s"), middle("baseline", "frames_per_s")
+    copied, relayed = middle("copy", "rows_per_s"), middle("relay", "frames_per_s")
     for one in runs["mqtt"] + runs["gbt32960"]:
         del one["vins"]
     return {
         "frames_per_s": ours,
         "baseline_frames_per_s": theirs,
         "ratio": round(ours / theirs, 2) if ours and theirs else None,
+        "relay_frames_per_s": relayed,
+        "relay_ratio": round(ours / relayed, 2) if ours and relayed else None,
         "copy_rows_per_s": copied,
         "copy_ratio": round(ours / copied, 3) if ours and copied else None,
         "lost": sum(one["lost"] for one in runs["mqtt"] + runs["gbt32960"]),
@@ -283,32 +289,24 @@ def _broker(program: str) -> Iterator[int]:
             broker.wait(10)
 
 
-def _obvious(connection: psycopg.Connection[Any], dsn: str, load: Load) -> dict[str, Any] | str:
-    """The baseline's run, or why there is none."""
-    program = _mosquitto()
-    if program is None:
-        return "no baseline: mosquitto is not installed (apt install mosquitto), so the obvious program has no broker"
+def _obvious(connection: psycopg.Connection[Any], dsn: str, load: Load) -> dict[str, Any]:
+    """The baseline's run, behind the broker at the load's port."""
     _twin_table(connection, "bench_obvious")
-    with _broker(program) as port:
-        values = {name: getattr(load, name) for name in load.__dataclass_fields__} | {"mqtt_port": port}
-        argv = [sys.executable, "-m", "benchmarks.obvious", dsn, "bench_obvious", str(port), str(load.frames)]
-        with (
-            Generator(Load(**values)) as generator,
-            subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as obvious,
-        ):
-            try:
-                assert obvious.stdout is not None
-                generator.ready()
-                _settle(connection)
-                if obvious.stdout.readline().strip() != "ready":
-                    raise RuntimeError("the obvious program did not start; its message is above")
-                generator.go()
-                result = generator.result()
-                line = obvious.stdout.readline()
-            finally:
-                obvious.kill()
+    argv = [sys.executable, "-m", "benchmarks.obvious", dsn, "bench_obvious", str(load.mqtt_port), str(load.frames)]
+    with Generator(load) as generator, subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as obvious:
+        try:
+            assert obvious.stdout is not None
+            generator.ready()
+            _settle(connection)
+            if obvious.stdout.readline().strip() != "ready":
+                raise RuntimeError("the obvious program did not start; its message is above")
+            generator.go()
+            result = generator.result()
+            line = obvious.stdout.readline()
+        finally:
+            obvious.kill()
     if not line:
-        return "no baseline: the obvious program ended early; its message is above"
+        raise RuntimeError("the obvious program ended early; its message is above")
     finished = json.loads(line)
     counted = connection.execute("SELECT count(*) FROM bench_obvious").fetchone()
     assert counted is not None
