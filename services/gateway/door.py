@@ -14,7 +14,7 @@ from schemas.keys import partition_of
 from schemas.link_events import Event
 from schemas.reasons import reason_name
 from services import metrics
-from services.gateway.admission import Admission, Verdict
+from services.gateway.admission import Admission
 from services.gateway.columns import (
     F_ACK,
     F_CODEC,
@@ -274,10 +274,18 @@ class BaseDoor:
 
     def unregistered(self) -> None:
         """The registry has changed: vehicles that are no longer in it go."""
-        for vin, link in list(self.by_vin.items()):
-            if self.admission.verdict(vin) is Verdict.UNKNOWN_VIN:
-                self.refused("unknown_vin")
-                self.end(link, "unknown_vin")
+        for vin in self.admission.unknown(self.by_vin):
+            self.refused("unknown_vin")
+            self.end(self.by_vin[vin], "unknown_vin")
+
+    def passed_over(self, link: Link, frame: Any, reason: int, ack: int) -> None:
+        """A refused frame of a stranger that is not kept: counted, answered with ``ack`` (0: not), told of in sum."""
+        name = reason_name(reason)
+        metrics.FRAMES_REFUSED.labels(self.name, name).inc()
+        metrics.FRAMES_NOT_KEPT.labels(self.name, name).inc()
+        if ack:
+            link.write_soon(reply(frame.tobytes(), ack))
+        self.events.passed_over(self.number, link, name)
 
     # -- one frame at a time -----------------------------------------------------------------------
     def take(

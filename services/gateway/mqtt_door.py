@@ -445,10 +445,11 @@ class MqttDoor(BaseDoor):
         return told
 
     def unregistered(self) -> None:
-        for vin, link in list(self.by_vin.items()):
-            if self.admission.verdict(vin) is Verdict.UNKNOWN_VIN:
-                self.refused("unknown_vin")
-                self._disconnect(link, Code.NOT_AUTHORIZED, "the VIN is no longer in the registry", "unknown_vin")
+        for vin in self.admission.unknown(self.by_vin):
+            self.refused("unknown_vin")
+            self._disconnect(
+                self.by_vin[vin], Code.NOT_AUTHORIZED, "the VIN is no longer in the registry", "unknown_vin"
+            )
 
     def _violated(self, link: Link, code: Code, text: str) -> None:
         if link.known_as:

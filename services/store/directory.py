@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import numpy as np
 import psycopg
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from schemas.batch import VIN_BYTES
+from schemas.seams import Registered
 from services.database import AWAY, Connection, Line
 from services.errors import StoreUnavailable, UsageError
 
@@ -26,6 +29,19 @@ _CHEAP: Final = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 # Statistics are grouped by what is known of a vehicle: they hear of every change.
 CAN_TOUCH: Final = "SELECT to_regprocedure('statistics_touch_days(bigint[])') IS NOT NULL"
 TOUCH: Final = "SELECT statistics_touch_days(%s::bigint[])"
+
+# What the registry holds, in a word: 0.2 s for a million vehicles, from the index alone.
+_VERSION: Final = """
+    SELECT count(*) || '/' || coalesce(bit_xor(hashtextextended(vin, 0)), 0) FROM vehicles WHERE registered
+"""
+# All of it in one value: a row each would be a Python object each, a million times, in the sockets' process.
+_REGISTERED: Final = """
+    SELECT coalesce(
+        string_agg(convert_to(vin, 'UTF8') || substr(%b::bytea, 1, 17 - length(vin)), ''::bytea ORDER BY vin), ''::bytea
+    )
+    FROM vehicles WHERE registered
+"""
+_ALL_TIMEOUT_S: Final = 60.0
 
 _VIN: Final = re.compile(r"[!-~]{1,17}")
 _PASSWORD_BYTES_MAX: Final = 1024
@@ -47,19 +63,33 @@ def verify_password(password_hash: str, password: str) -> bool:
 
 
 class PostgresDirectory:
-    """The ``VehicleDirectory`` of ``schemas.seams`` on PostgreSQL: one connection, opened when first asked."""
+    """The ``VehicleDirectory`` of ``schemas.seams`` on PostgreSQL.
+
+    A connection for the registry as a whole and one for single vehicles, which do not wait for it; opened when
+    first asked.
+    """
 
     def __init__(self, dsn: str) -> None:
         self._line = Line(dsn, "nevstream directory", StoreUnavailable, default_transaction_read_only="on")
+        self._all = Line(
+            dsn, "nevstream registry", StoreUnavailable, _ALL_TIMEOUT_S, default_transaction_read_only="on"
+        )
 
-    async def registered(self) -> set[str]:
-        """VINs in the registry.  Raises ``StoreUnavailable``."""
+    async def registered(self, version: str = "") -> Registered | None:
+        """VINs in the registry, None when it still is ``version``.  Raises ``StoreUnavailable``."""
 
-        async def run(connection: Connection) -> set[str]:
-            cursor = await connection.execute("SELECT vin FROM vehicles WHERE registered")
-            return {vin for (vin,) in await cursor.fetchall()}
+        async def run(connection: Connection) -> Registered | None:
+            row = await (await connection.execute(_VERSION)).fetchone()
+            assert row is not None
+            (found,) = row
+            if found == version:
+                return None
+            # read after its version: what changes in between is found at the next look
+            row = await (await connection.execute(_REGISTERED, [bytes(VIN_BYTES)], binary=True)).fetchone()
+            assert row is not None
+            return Registered(np.frombuffer(row[0], f"S{VIN_BYTES}"), found)
 
-        return await self._line.call(run)
+        return await self._all.call(run)
 
     async def password_hash(self, vin: str) -> str | None:
         """Hash of the vehicle's password, None when it has none.  Raises ``StoreUnavailable``."""
@@ -75,6 +105,7 @@ class PostgresDirectory:
 
     async def close(self) -> None:
         await self._line.close()
+        await self._all.close()
 
 
 def add_vehicles(dsn: str, vins: Iterable[str]) -> int:
@@ -132,9 +163,11 @@ class MemoryDirectory:
         self.vins = set(vins)
         self.hashes = {vin: _CHEAP.hash(password) for vin, password in (passwords or {}).items()}
 
-    async def registered(self) -> set[str]:
+    async def registered(self, version: str = "") -> Registered | None:
         self._check()
-        return set(self.vins)
+        vins = sorted(vin.encode("ascii") for vin in self.vins)
+        found = b" ".join(vins).decode()
+        return None if found == version else Registered(np.array(vins, f"S{VIN_BYTES}"), found)
 
     async def password_hash(self, vin: str) -> str | None:
         self._check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from services.errors import StoreUnavailable, UsageError
@@ -20,12 +21,23 @@ async def test_registry_and_passwords(request: pytest.FixtureRequest, kind: str)
         assert add_vehicles(dsn, ["B"]) == 0
         set_password(dsn, "B", "secret")
         directory = PostgresDirectory(dsn)
-    assert await directory.registered() == {"A", "B"}
-    found = await directory.password_hash("B")
+    found = await directory.registered()
     assert found is not None
-    assert found.startswith("$argon2id$")
-    assert verify_password(found, "secret")
-    assert not verify_password(found, "Secret")
+    assert found.vins.tolist() == [b"A", b"B"]
+    assert found.vins.dtype == np.dtype("S17")
+    assert await directory.registered(found.version) is None
+    if isinstance(directory, MemoryDirectory):
+        directory.vins |= {"A\x7e", "LONGVIN0123456789"}
+    else:
+        assert add_vehicles(dsn, ["LONGVIN0123456789", "A~"]) == 2
+    more = await directory.registered(found.version)
+    assert more is not None
+    assert more.vins.tolist() == [b"A", b"A~", b"B", b"LONGVIN0123456789"]
+    stored = await directory.password_hash("B")
+    assert stored is not None
+    assert stored.startswith("$argon2id$")
+    assert verify_password(stored, "secret")
+    assert not verify_password(stored, "Secret")
     for unknown in ("A", "nobody", "a\0b", "x" * 18, "\ud800"):
         assert await directory.password_hash(unknown) is None
     await directory.close()
