@@ -75,20 +75,17 @@ VEHICLE_IDS: Final = """
     SELECT v.vehicle_id FROM unnest(%s::text[]) WITH ORDINALITY AS a (vin, n) JOIN vehicles v USING (vin) ORDER BY n
 """
 
-# Fixed width, so that the answer is one array: see KNOWN_ROW.
+VEHICLE_ID_MAX: Final = "SELECT coalesce(max(vehicle_id), 0) FROM vehicles"
+# Vehicles from one id on and before another, as one value of fixed-width pieces (KNOWN_ROW): rows would come as a
+# Python object each, and a COPY message each.
 KNOWN_VEHICLES: Final = f"""
-    COPY (
-        SELECT v.vehicle_id, convert_to(rpad(v.vin, 17), 'UTF8'), length(v.vin)::smallint,
-               coalesce((extract(epoch FROM s.time)::bigint << {ORDER_BITS}) | (s.kind::bigint << 16) | s.part, 0)
-        FROM vehicles v LEFT JOIN vehicle_state s USING (vehicle_id)
-    ) TO STDOUT (FORMAT BINARY)
+    SELECT string_agg(
+        int8send(v.vehicle_id) || convert_to(v.vin, 'UTF8') || substr(%b::bytea, 1, 17 - length(v.vin)) || int8send(
+            coalesce((extract(epoch FROM s.time)::bigint << {ORDER_BITS}) | (s.kind::bigint << 16) | s.part, 0)),
+        ''::bytea)
+    FROM vehicles v LEFT JOIN vehicle_state s USING (vehicle_id) WHERE v.vehicle_id >= %b AND v.vehicle_id < %b
 """  # noqa: S608 - a number of ours
-KNOWN_ROW: Final = np.dtype(
-    [
-        ("fields", ">i2"), ("id_bytes", ">i4"), ("vehicle_id", ">i8"), ("vin_bytes", ">i4"), ("vin", "17u1"),
-        ("length_bytes", ">i4"), ("length", ">i2"), ("key_bytes", ">i4"), ("last_key", ">i8"),
-    ]
-)  # fmt: skip
+KNOWN_ROW: Final = np.dtype([("vehicle_id", ">i8"), ("vin", "17u1"), ("last_key", ">i8")])
 
 # By vehicle and local day of collection.
 # Of every key among the late rows: n rows with d different digests. Against what is stored, or else the first
