@@ -23,7 +23,9 @@ cantools = pytest.importorskip("cantools")
 EXAMPLES = Path(schemas.__file__).parent / "examples"
 TOML = '[[can]]\ntype = 0x90\nframe = ["id u32", "dlc u8", "data 8"]\ndbc = "x.dbc"\nprefix = "can_"\n'
 HEAD = 'VERSION ""\nNS_ :\nBS_:\nBU_: A\n'
-QUICK = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def file_of(tmp_path: Path, dbc: str, toml: str = TOML) -> Any:

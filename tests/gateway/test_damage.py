@@ -250,7 +250,9 @@ _names = itertools.count(1)
 
 
 @pytest.mark.parametrize("door", ["gbt32960", "mqtt"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 async def test_no_garbage_brings_a_door_down(start: Start, door: str, data: st.DataObject) -> None:
     """Whatever is sent, before the login and after it: the connection is answered or ended, and the next one works."""

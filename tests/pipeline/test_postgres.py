@@ -143,7 +143,9 @@ async def test_every_kind_of_frame(make: SimpleNamespace, dsn: str, db: psycopg.
 REPORT = st.tuples(st.sampled_from(VINS), st.integers(0, 5), st.sampled_from([2, 3]), st.sampled_from([10, 20, 0xFFFE]))
 
 
-@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(reports=st.lists(REPORT, min_size=1, max_size=14), seed=st.integers(0, 999), frames_max=st.integers(1, 9))
 def test_order_repetition_and_batches_do_not_matter(
     make: SimpleNamespace, dsn: str, db: psycopg.Connection[Any], reports: list[Any], seed: int, frames_max: int

@@ -364,7 +364,9 @@ async def test_an_unknown_ledger_column(store: Store) -> None:
 
 
 @pytest.mark.database
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 async def test_order_does_not_matter(dsn: str, data: st.DataObject) -> None:
     """Any order, cut into any batches, leaves the same rows and states; memory and server count alike."""

@@ -104,7 +104,9 @@ async def test_odd_identifications_are_just_not_there(client: httpx.AsyncClient,
 AWAY = create_app(Settings(), Broken(StoreUnavailable("asked")))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     name=st.sampled_from(["from", "to", "fields", "bucket", "limit", "cursor", "format"]), value=st.text(max_size=40)
 )
