@@ -1,6 +1,10 @@
 """One connection to PostgreSQL that is replaced when it is lost: what journal and directory have in common.
 
 Knows no SQL.  It must never try a statement twice: whether a lost one took effect is the caller's to know.
+
+When the server was restarted, every connection of a process is dead, and each of them would be met in turn, with a
+pause for each.  So the first that proves dead begins a new *era* of its database, and whoever holds one of an older
+era replaces it before it is used again.
 """
 
 from __future__ import annotations
@@ -37,6 +41,27 @@ _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 2.0
 
 
+# Losses of connections by DSN, in this process.
+_eras: dict[str, int] = {}
+# The server says goodbye in its own words, before the line is closed.
+_GOODBYES: Final = (
+    psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown, psycopg.errors.CannotConnectNow,
+    psycopg.errors.DatabaseDropped, psycopg.errors.IdleSessionTimeout,
+)  # fmt: skip
+
+
+def era(dsn: str) -> int:
+    """The era in which a connection to ``dsn`` that is opened now was opened."""
+    return _eras.get(dsn, 0)
+
+
+def met_dead(dsn: str, opened_in: int, connection: psycopg.BaseConnection[Any] | None, error: BaseException) -> None:
+    """Using a connection of era ``opened_in`` has failed: if because it is dead, all of that era count as dead."""
+    dead = connection is not None and (connection.closed or isinstance(error, _GOODBYES))
+    if dead and isinstance(error, AWAY) and opened_in == era(dsn):
+        _eras[dsn] = opened_in + 1
+
+
 def session_options(dsn: str, **settings: str) -> str:
     """libpq's ``options``: those of ``dsn``, then server settings of this session."""
     given = conninfo_to_dict(dsn).get("options") or ""
@@ -55,6 +80,7 @@ class Line:
         self._dsn, self._name, self._unavailable, self._timeout_s = dsn, name, unavailable, timeout_s
         self._options = session_options(dsn, statement_timeout=str(round(timeout_s * 1000)), **settings)
         self._connection: Connection | None = None
+        self._era = 0
         self._lock = asyncio.Lock()
         self._failures = 0
         self._not_before = 0.0
@@ -69,6 +95,7 @@ class Line:
                 async with asyncio.timeout(self._timeout_s + 5.0):
                     return await run(connection)
             except (*AWAY, TimeoutError) as error:
+                met_dead(self._dsn, self._era, self._connection, error)
                 await self._drop()
                 why = str(error).strip() or "no answer"
                 raise self._unavailable(f"the database is away ({self._name}): {why}") from error
@@ -82,10 +109,13 @@ class Line:
             await self._drop()
 
     async def _connected(self) -> Connection:
-        if self._connection is not None and not self._connection.closed:
-            return self._connection
+        if self._connection is not None:
+            if not self._connection.closed and self._era == era(self._dsn):
+                return self._connection
+            await self._drop()
         if time.monotonic() < self._not_before:
             raise psycopg.OperationalError(self._why)
+        self._era = era(self._dsn)
         try:
             self._connection = await psycopg.AsyncConnection.connect(
                 self._dsn,

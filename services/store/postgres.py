@@ -38,7 +38,7 @@ from psycopg.errors import (
 
 from schemas.batch import VIN_BYTES, Committed, CopyStream, Login, RowBatch
 from schemas.seams import KnownVehicles
-from services.database import AWAY, KEEPALIVE, session_options
+from services.database import AWAY, KEEPALIVE, era, met_dead, session_options
 from services.errors import PositionsMoved, SchemaMissing, StoreUnavailable
 from services.settings import Settings
 from services.store import statements
@@ -71,6 +71,7 @@ class PostgresSink:
         self._time_zone = settings.time_zone
         self._sealer = Sealer.of(settings.encryption)
         self._connection: Connection | None = None
+        self._era = 0
         self._days: set[int] = set()  # partitions known to be there
         self._epochs: dict[int, int] = {}  # of the journal's partitions that were claimed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -133,6 +134,7 @@ class PostgresSink:
                 self._drop()  # a row that is too large: of class OperationalError, and no matter of waiting
                 raise
             except AWAY as error:
+                met_dead(self._dsn, self._era, self._connection, error)
                 self._drop()
                 raise StoreUnavailable(f"the database is away (nevstream store): {str(error).strip()}") from error
             except _NOT_OURS as error:
@@ -151,8 +153,11 @@ class PostgresSink:
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     def _connected(self) -> Connection:
-        if self._connection is not None and not self._connection.closed:
-            return self._connection
+        if self._connection is not None:
+            if not self._connection.closed and self._era == era(self._dsn):
+                return self._connection
+            self._drop()
+        self._era = era(self._dsn)
         options = session_options(
             self._dsn,
             synchronous_commit="off",

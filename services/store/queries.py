@@ -21,6 +21,7 @@ from schemas.map_view import MapFilter, MapView
 from schemas.seams import FlawFilter, LetterFilter, StoreHealth, Table
 from schemas.signals import INDEX, SIGNALS, aggregates
 from schemas.state_filter import StateFilter
+from services.database import era, met_dead
 from services.errors import QueryTooSlow, SchemaMissing, StoreUnavailable
 from services.store import diagnosis
 from services.store.fleet import UNIONS_MAX, UNIONS_SETTINGS, UNIONS_TIMEOUT_S, FleetQueries
@@ -274,6 +275,8 @@ class Connections:
     def __init__(
         self, dsn: str, most: int, connect_timeout_s: float, statement_timeout_s: float, settings: str = ""
     ) -> None:
+        self._dsn = dsn
+        self._era = era(dsn)  # of all that lie idle
         given = conninfo_to_dict(dsn)
         timeout = f"{settings} -c statement_timeout={round(statement_timeout_s * 1000)}"
         session = f"{timeout} -c default_transaction_read_only=on -c TimeZone=UTC"
@@ -304,7 +307,9 @@ class Connections:
 
     async def _run(self, query: sql.SQL | sql.Composed, parameters: Mapping[str, Any], binary: bool) -> Table:
         while True:
-            kept = bool(self._idle)
+            if self._era != era(self._dsn):
+                await self._renew()
+            opened_in, kept = self._era, bool(self._idle)
             connection = self._idle.pop() if kept else await self._connect()
             try:
                 cursor = await connection.execute(query, parameters, binary=binary)
@@ -319,6 +324,7 @@ class Connections:
                     "the database has not the schema of this version: run `nevstream migrate`"
                 ) from error
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                met_dead(self._dsn, opened_in, connection, error)
                 await connection.close()
                 if kept:
                     continue  # the server was restarted while the connection lay idle; reads may be asked again
@@ -326,11 +332,17 @@ class Connections:
             except BaseException:
                 await connection.close()  # cancelled or wrong: the connection's state is not known
                 raise
-            if self._closed:  # meanwhile: nobody comes for it any more
+            if self._closed or opened_in != self._era:  # meanwhile: nobody comes for it any more
                 await connection.close()
             else:
                 self._idle.append(connection)
             return answer
+
+    async def _renew(self) -> None:
+        """One has proved dead, here or elsewhere in this process: none that lies idle is tried."""
+        idle, self._idle, self._era = self._idle, [], era(self._dsn)
+        for connection in idle:
+            await connection.close()
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         try:

@@ -18,7 +18,7 @@ from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 
 from schemas.statistics.work import FAR_S, Carry, Checkpoint, Claim, Standing, Swap, Swapped, Window
-from services.database import AWAY, KEEPALIVE, session_options
+from services.database import AWAY, KEEPALIVE, era, met_dead, session_options
 from services.errors import StoreUnavailable
 from services.settings import Settings
 from services.store import statistics_statements as sql
@@ -42,6 +42,7 @@ def _guarded(method: Callable[..., T]) -> Callable[..., T]:
         try:
             return method(self, *given, **named)
         except (*AWAY, psycopg.errors.SerializationFailure) as error:
+            met_dead(self._dsn, self._era, self._connection, error)
             self.close()
             raise StoreUnavailable(f"the database is away (nevstream statistics): {str(error).strip()}") from error
         except BaseException:
@@ -56,6 +57,7 @@ class PostgresStatistics:
 
     def __init__(self, dsn: str, settings: Settings) -> None:
         self._dsn = dsn
+        self._era = 0
         self._connect_timeout_s = max(1, round(settings.database.connect_timeout_s))
         self._logout_past_s = settings.pipeline.clock_past_max_days * 86_400
         self._logout_future_s = settings.pipeline.clock_future_max_s
@@ -64,6 +66,8 @@ class PostgresStatistics:
 
     @_guarded
     def hold(self, shares: Sequence[int]) -> list[int]:
+        if self._era != era(self._dsn):  # only here: a new connection in the midst of a cycle would hold no share
+            self.close()
         connection = self._connected()
         for share in shares:
             if share not in self._held:
@@ -168,6 +172,7 @@ class PostgresStatistics:
         if self._connection is not None and not self._connection.closed:
             return self._connection
         self._held.clear()
+        self._era = era(self._dsn)
         options = session_options(
             self._dsn,
             synchronous_commit="off",  # a lost swap is a change that is still there, and is done again

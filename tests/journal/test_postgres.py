@@ -112,8 +112,7 @@ async def test_a_cut_connection_is_made_anew(dsn: str, db: psycopg.Connection[An
     )
     with pytest.raises(JournalUnavailable):
         await journal.append([(0, b"b")])
-    with pytest.raises(JournalUnavailable):
-        await journal.read({0: -1}, 100)
+    assert [record.body for record in await journal.read({0: -1}, 100)] == [b"a"]  # its connection is not tried
     await journal.append([(0, b"b")])
     assert [record.body for record in await journal.read({0: -1}, 100)] == [b"a", b"b"]
     await journal.close()
