@@ -36,6 +36,8 @@ class Event(StrEnum):
 CAUSES: Final[dict[str, str]] = {
     "limit": "all connections of the gateway were taken (gateway.limits.connections_max)",
     "bad_password": "wrong user name or password",
+    "bad_token": "its token is wrong, for another VIN, or has expired",
+    "certificate": "its certificate is for somebody else, or it has none and one is required",
     "bad_login": "wrong user name or password of a platform",
     "unknown_vin": "the VIN is not in the registry, and the registry is an allowlist",
     "store_away": "the registry or the password could not be read",
@@ -56,6 +58,7 @@ CAUSES: Final[dict[str, str]] = {
     "bytes_per_s": "more bytes per second than a vehicle may send (gateway.limits.bytes_per_s_max)",
     "frames_per_s": "more frames per second than a vehicle may send (gateway.limits.frames_per_s_max)",
     "refused_in_a_row": "nothing but refused frames for too long (gateway.limits.refused_bytes_max)",
+    "not_kept": "more refused frames of strangers came from its address than are kept (strangers_kept_per_s_max)",
     "taken_over": "the same VIN connected anew",
     "logout": "logged out before",
     "peer": "the vehicle or the network ended the connection",

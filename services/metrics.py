@@ -32,7 +32,14 @@ FRAMES_RECEIVED = Counter(
 )
 FRAMES_REFUSED = Counter(
     "nevstream_gateway_frames_refused_total",
-    "Frames refused at the door, by reason; each is kept as a dead letter (`nevstream dead-letters`).",
+    "Frames refused at the door, by reason; each is kept as a dead letter (`nevstream dead-letters`), but for those of "
+    "nevstream_gateway_frames_not_kept_total.",
+    ["door", "reason"],
+)
+FRAMES_NOT_KEPT = Counter(
+    "nevstream_gateway_frames_not_kept_total",
+    "Refused frames of connections that had not said who they are, beyond what is kept of their address "
+    "(gateway.limits.strangers_kept_per_s_max): answered and counted, no dead letter.",
     ["door", "reason"],
 )
 FRAMES_ACKED = Counter(

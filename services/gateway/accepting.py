@@ -26,8 +26,11 @@ log = logging.getLogger("nevstream.gateway")
 
 # Connections taken per turn of the event loop: those that are open are served in between.
 _PER_TURN: Final = 4
-# So many connections does one count as that is ended for what it sent before it said who it is.
+# So many connections does one count as that is ended for what it sent before it said who it is; twice as many each
+# time, up to so many seconds' worth, while nothing good comes from its address.
 _PENALTY: Final = 20.0
+_PENALTY_MAX_S: Final = 10.0
+_DOUBLINGS_MAX: Final = 16
 # One address may make so many seconds' worth of connections at once: vehicles behind one NAT that all come back.
 _BURST_S: Final = 20.0
 # Refusals that are told in the protocol (an answer to the first packet), per second and at once; others are closed.
@@ -46,9 +49,10 @@ _REMEMBERED_MAX: Final = 100_000
 class Bucket:
     """A token bucket; ``take`` says whether there was one.  A rate of 0 has no limit."""
 
-    __slots__ = ("_at_s", "_most", "_rate", "tokens")
+    __slots__ = ("_at_s", "_most", "_rate", "bad", "tokens")
 
     def __init__(self, rate: float, most: float, now_s: float) -> None:
+        self.bad = 0  # connections ended for what they sent, since a good one
         self._rate = rate
         self._most = self.tokens = most
         self._at_s = now_s
@@ -77,6 +81,7 @@ class Crowd:
         self._unlimited = [ip_network(one) for one in limits.unlimited_addresses]
         self.total = 0
         self._open: dict[str, int] = {}
+        self._identified: dict[str, int] = {}  # open ones that have said who they are
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def address(self, host: str) -> str:
@@ -112,22 +117,41 @@ class Crowd:
     def penalize(self, address: str) -> None:
         """A connection of ``address`` was ended for what it sent."""
         bucket = self._buckets.get(address)
+        if bucket is None:
+            return
+        cost = min(_PENALTY * 2**bucket.bad, max(_PENALTY, _PENALTY_MAX_S * self._rate))
+        bucket.tokens = max(bucket.tokens - cost, -cost)
+        if address not in self._identified:  # else vehicles come from there, too: behind a NAT one does not pay for all
+            bucket.bad = min(bucket.bad + 1, _DOUBLINGS_MAX)
+
+    def identified(self, address: str) -> None:
+        """A connection of ``address`` has said who it is."""
+        if not address:
+            return
+        self._identified[address] = self._identified.get(address, 0) + 1
+        bucket = self._buckets.get(address)
         if bucket is not None:
-            bucket.tokens = max(bucket.tokens - _PENALTY, -_PENALTY)
+            bucket.bad = 0
 
     def came(self, address: str) -> None:
         self.total += 1
         if address:
             self._open[address] = self._open.get(address, 0) + 1
 
-    def went(self, address: str) -> None:
+    def went(self, address: str, identified: bool = False) -> None:
         self.total -= 1
         if address:
-            left = self._open[address] - 1
-            if left:
-                self._open[address] = left
-            else:
-                del self._open[address]
+            _one_less(self._open, address)
+            if identified:
+                _one_less(self._identified, address)
+
+
+def _one_less(counts: dict[str, int], address: str) -> None:
+    left = counts[address] - 1
+    if left:
+        counts[address] = left
+    else:
+        del counts[address]
 
 
 # cause of a refusal → the setting that made it
@@ -153,7 +177,8 @@ class Pace:
 class Acceptor:
     """One listening socket.  ``make`` makes a link for a connection that is taken.
 
-    ``turned_away`` is told (cause, peer) of a connection that is closed; one that gets an answer is ``Link.denied``.
+    ``turned_away`` is told (cause, peer, address) of a connection that is closed; one that gets an answer is
+    ``Link.denied``.
     """
 
     def __init__(
@@ -161,7 +186,7 @@ class Acceptor:
         listener: socket.socket,
         name: str,
         make: Callable[[], Link],
-        turned_away: Callable[[str, str], None],
+        turned_away: Callable[[str, str, str], None],
         crowd: Crowd,
         pace: Pace,
         limits: Limits,
@@ -276,7 +301,7 @@ class Acceptor:
         if cause:
             self._reached(SETTING_OF[cause])
             if self._context is not None or not self._pace.told.take(now_s):
-                self._turned_away(cause, named)
+                self._turned_away(cause, named, address)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 sock.close()
                 return False
@@ -288,8 +313,10 @@ class Acceptor:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link = self._make()
         link.denied = cause
+        link.address = address
         self._crowd.came(address)
-        link.uncounted = lambda: self._crowd.went(address)
+        link.uncounted = lambda: self._crowd.went(address, link.proven)
+        link.identified = lambda: self._crowd.identified(address)
         link.penalty = lambda: self._crowd.penalize(address)
         task = self._loop.create_task(self._connect(sock, link, address, peer, now_s), name="gateway accept")
         self._tasks[task] = now_s
@@ -308,7 +335,7 @@ class Acceptor:
                 if isinstance(error, asyncio.CancelledError) or took_s >= self._limits.handshake_timeout_s:
                     self._reached("handshake_timeout_s")
                 self._crowd.penalize(address)
-                self._turned_away("handshake", peer)
+                self._turned_away("handshake", peer, address)
         finally:
             link.never_came()
 

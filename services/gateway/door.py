@@ -10,6 +10,7 @@ import numpy as np
 
 from schemas.batch import I64, Codec
 from schemas.gbt32960.frame import AT_VIN, FRAME_BYTES_MIN
+from schemas.gbt32960.replies import reply
 from schemas.keys import partition_of
 from schemas.link_events import Event
 from schemas.reasons import reason_name
@@ -96,7 +97,7 @@ class BaseDoor:
         self.meters.open(slot)
         if not self.of_vehicles:
             self.meters.platform(slot)
-            link.proven = True
+            link.prove()
         self._open.inc()
 
     def closed(self, link: Link) -> None:
@@ -144,10 +145,10 @@ class BaseDoor:
             self.shut(link)
         link.close()
 
-    def closed_unheard(self, cause: str, peer: str) -> None:
+    def closed_unheard(self, cause: str, peer: str, address: str) -> None:
         """A connection was closed before it became one of ours."""
         self.refused(cause)
-        self.events.tell(Event.REFUSED, self.number, cause, peer=peer)
+        self.events.tell(Event.REFUSED, self.number, cause, peer=peer, address=address)
 
     def dismiss(self, link: Link, cause: str, setting: str, text: str) -> None:
         """End a connection that has reached a limit; ``text`` for who can be told."""
@@ -230,7 +231,7 @@ class BaseDoor:
         link.vin = link.known_as = vin
         self.rows.bind(link.slot, state, identification)
         self.meters.known(link.slot)
-        link.proven = True
+        link.prove()
         self.alive(link, timeout_s)
         if older is not None:
             self.refused("taken_over")
@@ -299,8 +300,13 @@ class BaseDoor:
     ) -> None:
         """Journal one frame (a u8 array) that Python looked at, answered with ``ack`` once durable (0: not).
 
-        ``told``: a refusal is an event.
+        ``told``: a refusal is an event.  One of a stranger beyond its address's budget is answered and counted only.
         """
+        if reason:
+            self.intake.refuses(link, len(frame))
+            if not self.intake.keeps(link):
+                self.passed_over(link, frame, reason, ack)
+                return
         group = self.intake.committer.filling
         row = self._one[0]
         row[F_START] = 0

@@ -16,6 +16,7 @@ from schemas.link_events import Event, LinkEvent, encode
 from services import metrics
 from services.gateway.commit import Committer, now_us
 from services.gateway.link import Link
+from services.gateway.strangers import Strangers
 
 # While the journal is away events wait with the frames; more than this of them are not worth the memory.
 WAITING_MAX: Final = 10_000
@@ -26,12 +27,20 @@ ERRORS_APART_S: Final = 10.0
 class Events:
     """``origin`` names this process in what it tells; ``clock`` is the loop's."""
 
-    def __init__(self, committer: Committer, partitions: int, per_s_max: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        committer: Committer,
+        partitions: int,
+        per_s_max: int,
+        clock: Callable[[], float],
+        strangers: Strangers,
+    ) -> None:
         self.origin = secrets.randbits(62)
         self._committer = committer
         self._partitions = partitions
         self._per_s_max = per_s_max
         self._clock = clock
+        self._strangers = strangers
         self._number = 0
         self._second = 0
         self._told = 0
@@ -48,11 +57,18 @@ class Events:
         detail: str = "",
         times: int = 1,
         peer: str = "",
+        address: str = "",
     ) -> None:
         """One event, of ``link``'s peer and client; ``vin`` where the link does not speak for it (yet).
 
-        ``peer`` where there is no link.
+        ``peer`` and ``address`` where there is no link.  Refusals of strangers have a budget by address; their errors
+        come with frames that are kept, and those have one.
         """
+        if link is not None and not link.proven:
+            address = link.address
+        if address and event is not Event.ERROR and not self._strangers.tells(address, self._clock()):
+            metrics.LINK_EVENTS_DROPPED.inc()
+            return
         second = int(self._clock())
         if second != self._second:
             self._second, self._told = second, 0
@@ -86,6 +102,12 @@ class Events:
         self.settle_errors(door, link)
         self.tell(Event.ERROR, door, reason, link=link, detail=detail)
         link.errors = (reason, now_s, 0)
+
+    def passed_over(self, door: int, link: Link, reason: str) -> None:
+        """A refused frame of a stranger was not kept; told now and then, with how many there were."""
+        times = self._strangers.passed_over(link.address, self._clock())
+        if times:
+            self.tell(Event.ERROR, door, "not_kept", link=link, times=times, detail=f"the last one: {reason}")
 
     def settle_errors(self, door: int, link: Link) -> None:
         """Tell what has been counted since the last telling."""

@@ -225,7 +225,7 @@ class GbtDoor(BaseDoor):
         self.unbind(link)
         self.rows.state[link.slot] = NEXT[Command.PLATFORM_LOGIN]
         self.meters.platform(link.slot)
-        link.proven = True
+        link.prove()
         code = frame[AT_VIN:AT_ENCRYPTION].tobytes().rstrip(b"\0").decode("ascii")
         if link.client != code:
             link.client = link.known_as = code

@@ -21,6 +21,7 @@ from services.gateway.columns import (
     F_REASON,
     F_SLOT,
     F_SOURCE,
+    F_START,
     FRAME_COLUMNS,
     S_SEGMENT,
     SEG_AT,
@@ -35,6 +36,7 @@ from services.gateway.commit import Committer, now_us
 from services.gateway.connections import Connections, State
 from services.gateway.link import HELD, RATED, READ_BYTES, TURN, TURN_BYTES, TURN_NEW_BYTES, Link
 from services.gateway.metering import Meters
+from services.gateway.strangers import Strangers
 
 log = logging.getLogger("nevstream.gateway")
 
@@ -53,6 +55,7 @@ class Door(Protocol):
     segments: list[int]  # this tick's, four integers each: slot, at, end, SEG_SCAN
     fresh_bytes: int  # read in this tick
 
+    def passed_over(self, link: Link, frame: U8, reason: int, ack: int) -> None: ...
     def opened(self, link: Link) -> None: ...
     def ended(self, link: Link) -> None: ...
     def closed(self, link: Link) -> None: ...
@@ -87,6 +90,7 @@ class Intake:
         carry_bytes_max: int,
         entries_max: int,
         loop: asyncio.AbstractEventLoop,
+        strangers: Strangers,
     ) -> None:
         # One more incomplete packet and one more read always fit behind the mark.
         self._full_at = max(_ARENA_BYTES, packet_bytes_max)
@@ -105,6 +109,7 @@ class Intake:
         self.now_s = loop.time()
         self.received_us = now_us()
         self._loop = loop
+        self._strangers = strangers
         self._scheduled = False
         self.unwritten: list[Link] = []  # those with answers for the end of the tick
         self._held_links: list[Link] = []
@@ -194,8 +199,8 @@ class Intake:
         while True:
             n_frames, n_slow = door.scan(self.arena, segments)
             if n_frames:
-                self._name_sources(n_frames)
                 self._judge(n_frames)
+                n_frames = self._name_sources(n_frames)
             door.settle(n_frames)
             if n_slow:
                 self.meters.count(slots[self.slow[:n_slow, S_SEGMENT]])
@@ -234,10 +239,19 @@ class Intake:
             self.meters.refused[slots] = 0.0
             return
         for slot in self.meters.judge(slots, frames[:, F_LENGTH], good).tolist():
-            link = self.connections.links[slot]
-            if link is not None:
-                text = "nothing but refused frames (gateway.limits.refused_bytes_max)"
-                self._loop.call_soon(self._dismiss, link, int(self.connections.serial[slot]), text)
+            self._overdone(slot)
+
+    def refuses(self, link: Link, length: int) -> None:
+        """Count a refused frame that Python looked at, as ``_judge`` does."""
+        slots = np.array([link.slot])
+        if len(self.meters.judge(slots, np.array([length]), np.array([False]))):
+            self._overdone(link.slot)
+
+    def _overdone(self, slot: int) -> None:
+        link = self.connections.links[slot]
+        if link is not None:
+            text = "nothing but refused frames (gateway.limits.refused_bytes_max)"
+            self._loop.call_soon(self._dismiss, link, int(self.connections.serial[slot]), text)
 
     def _dismiss(self, link: Link, serial: int, text: str) -> None:
         """Once its answers are on their way: what it has sent is kept, and it is told so."""
@@ -284,15 +298,36 @@ class Intake:
         self._carry_bytes -= len(link.carry)
         link.carry = b""
 
-    def _name_sources(self, n: int) -> None:
-        """Say where refused frames came from; accepted ones cost one look at a column."""
+    def _name_sources(self, n: int) -> int:
+        """Say where refused frames came from; accepted ones cost one look at a column.
+
+        Those of strangers beyond their budget are passed over, and taken out.  Returns how many frames are left.
+        """
         refused = np.flatnonzero(self.frames[:n, F_REASON])
-        if len(refused):
-            for row in refused.tolist():
-                link = self.connections.links[int(self.frames[row, F_SLOT])]
-                assert link is not None
-                self.frames[row, F_SOURCE] = self.source_of(link)
-                link.door.erred(link, int(self.frames[row, F_REASON]), int(self.frames[row, F_ACK]))
+        if not len(refused):
+            return n
+        beyond: list[int] = []
+        for row in refused.tolist():
+            frame = self.frames[row]
+            link = self.connections.links[int(frame[F_SLOT])]
+            assert link is not None
+            reason, ack = int(frame[F_REASON]), int(frame[F_ACK])
+            if self.keeps(link):
+                frame[F_SOURCE] = self.source_of(link)
+                link.door.erred(link, reason, ack)
+            else:
+                begin = int(frame[F_START])
+                link.door.passed_over(link, self.arena[begin : begin + int(frame[F_LENGTH])], reason, ack)
+                beyond.append(row)
+        if beyond:
+            left = np.delete(self.frames[:n], beyond, axis=0)
+            n = len(left)
+            self.frames[:n] = left
+        return n
+
+    def keeps(self, link: Link) -> bool:
+        """May one more refused frame of ``link`` be kept?  Always, when it is known whose it is."""
+        return link.proven or self._strangers.keeps(link.address, self.now_s)
 
     def source_of(self, link: Link) -> int:
         """Number of ``link`` among the sources of the filling group."""

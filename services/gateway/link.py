@@ -56,7 +56,9 @@ class Link(asyncio.BufferedProtocol):
         self.source: tuple[Any, int] = (None, 0)  # the group in which it is named as a source, and its number there
         self.ended_by_us = False
         self.extra: Any = None  # what the door keeps per connection
+        self.address = ""  # what its limits are counted by; "": it has none
         self.proven = False  # it has said who it is, and may speak for it
+        self.identified: Callable[[], None] | None = None  # said once, when it has
         self.denied = ""  # cause for which it is refused as soon as it has said what it wants
         self.limited_s = -1e9  # when its being limited was last told
         self.uncounted: Callable[[], None] | None = None  # said once, when it is gone
@@ -105,6 +107,13 @@ class Link(asyncio.BufferedProtocol):
             self.door.closed(self)
         self._transport = None
         self._uncount()
+
+    def prove(self) -> None:
+        """It has said who it is, and may speak for it."""
+        self.proven = True
+        if self.identified is not None:
+            self.identified()
+            self.identified = None
 
     def never_came(self) -> None:
         """The socket was taken; unless ``connection_made`` was called, that was all."""

@@ -34,6 +34,7 @@ from services.gateway.gbt_door import GbtDoor
 from services.gateway.intake import Intake
 from services.gateway.metering import Meters
 from services.gateway.mqtt_door import MqttDoor
+from services.gateway.strangers import Strangers
 from services.settings import Settings
 
 log = logging.getLogger("nevstream.gateway")
@@ -80,6 +81,7 @@ class Gateway:
         limits = settings.gateway.limits
         self._connections = Connections(limits.connections_max + SPARE_ROWS, settings.journal.partitions)
         self._crowd, self._pace = Crowd(limits), Pace(limits, loop.time())
+        strangers = Strangers(float(limits.strangers_kept_per_s_max), loop.time())
         self._committer = Committer(
             self._journal,
             self._connections,
@@ -96,10 +98,15 @@ class Gateway:
             carry_bytes_max=limits.in_flight_bytes_max,
             entries_max=max(_ENTRIES_MIN, limits.packet_bytes_max // 2 + 2),
             loop=loop,
+            strangers=strangers,
         )
         self._admission = Admission(settings.gateway, self._directory, self._registry_changed)
         self._events = Events(
-            self._committer, settings.journal.partitions, settings.gateway.link_events_per_s_max, loop.time
+            self._committer,
+            settings.journal.partitions,
+            settings.gateway.link_events_per_s_max,
+            loop.time,
+            strangers,
         )
         self.mqtt = MqttDoor(settings, self._intake, self._admission, self._events)
         self.gbt32960 = GbtDoor(settings, self._intake, self._admission, self._events)
