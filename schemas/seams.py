@@ -397,6 +397,13 @@ class Queries(SessionQueries, FleetQueries, MapQueries, Protocol):
         """How many ``logins`` and ``dead_letters`` a vehicle has; counted up to 10,000 each."""
         ...
 
+    async def prefix_counts(self, prefix: str, *, fleets: Sequence[str] | None = None) -> Mapping[str, Any]:
+        """Of all VINs that start with ``prefix``: vehicles, ever_reported, reports, newest_data_time, and refused.
+
+        ``reports`` are those stored, each once; ``refused`` how many dead letters claim such a VIN, by reason's code.
+        """
+        ...
+
     async def report(self, vehicle_id: int, time: datetime) -> Table:
         """Every row of one collection time (several when a cell list is split), all columns, in order."""
         ...

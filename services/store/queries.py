@@ -75,6 +75,26 @@ _VEHICLE_COUNTS: Final = sql.SQL(
     """
 )
 
+# A VIN is ASCII, so all that begin so lie between the prefix and the prefix with the last ASCII character: an index
+# in the order of bytes (COLLATE "C") has them side by side, which it cannot know of starts_with.
+_PREFIX_COUNTS: Final = sql.SQL(
+    """
+    SELECT count(*) AS vehicles, count(s.time) AS ever_reported, coalesce(sum(s.reports), 0)::bigint AS reports,
+           max(s.time) AS newest_data_time
+    FROM vehicles v LEFT JOIN vehicle_state s USING (vehicle_id)
+    WHERE v.vin >= %(prefix)s AND v.vin < %(prefix)s || chr(127)
+      AND (%(fleets)s::text[] IS NULL OR v.fleet = ANY (%(fleets)s))
+    """
+)
+_PREFIX_LETTERS: Final = sql.SQL(
+    """
+    SELECT reason, count(*) AS letters FROM dead_letters
+    WHERE vin >= %(prefix)s AND vin < %(prefix)s || chr(127)
+      AND (%(fleets)s::text[] IS NULL OR vin IN (SELECT w.vin FROM vehicles w WHERE w.fleet = ANY (%(fleets)s)))
+    GROUP BY reason ORDER BY reason
+    """
+)
+
 _REPORT: Final = sql.SQL(
     """
     SELECT {columns} FROM telemetry
@@ -404,6 +424,12 @@ class Queries(SessionQueries, FleetQueries):
     async def vehicle_counts(self, vehicle_id: int, vin: str) -> Mapping[str, Any]:
         given = {"id": vehicle_id, "vin": vin, "most": COUNT_MAX}
         return _one(await self._connections.run(_VEHICLE_COUNTS, given)) or {}
+
+    async def prefix_counts(self, prefix: str, *, fleets: Sequence[str] | None = None) -> Mapping[str, Any]:
+        given = {"prefix": prefix, "fleets": _listed(fleets)}
+        found = _one(await self._connections.run(_PREFIX_COUNTS, given)) or {}
+        letters = await self._connections.run(_PREFIX_LETTERS, given)
+        return {**found, "refused": dict(letters.rows)}
 
     async def report(self, vehicle_id: int, time: datetime) -> Table:
         return await self._connections.run(_REPORT, {"id": vehicle_id, "time": time})

@@ -99,12 +99,12 @@ def _table() -> dict[tuple[str, str], Access]:
         "/v1/registry/vehicles/{vin}", "/v1/alarms/{id}", "/v1/dead-letters/{id}",
     )  # fmt: skip
     put(
-        Reach.SCOPED, read, "GET", "/v1/vehicles", "/v1/map", "/v1/overview", "/v1/alarms", "/v1/alarms/summary",
-        "/v1/alarms/stream", "/v1/fleet/metrics/{id}", "/v1/fleet/series", "/v1/fleet/report/year",
-        "/v1/fleet/lists/offline", "/v1/fleet/lists/frequent-alarms", "/v1/fleet/lists/clusters",
-        "/v1/fleet/lists/outlier-cells", "/v1/fleet/verification", "/v1/registry/vehicles", "/v1/registry/models",
-        "/v1/registry/models/{model}", "/v1/credits/fleet", "/v1/dead-letters", "/v1/dead-letters/counts",
-        "/v1/dead-letters/export", "/v1/data-quality/flaws",
+        Reach.SCOPED, read, "GET", "/v1/vehicles", "/v1/map", "/v1/counts", "/v1/overview", "/v1/alarms",
+        "/v1/alarms/summary", "/v1/alarms/stream", "/v1/fleet/metrics/{id}", "/v1/fleet/series",
+        "/v1/fleet/report/year", "/v1/fleet/lists/offline", "/v1/fleet/lists/frequent-alarms",
+        "/v1/fleet/lists/clusters", "/v1/fleet/lists/outlier-cells", "/v1/fleet/verification",
+        "/v1/registry/vehicles", "/v1/registry/models", "/v1/registry/models/{model}", "/v1/credits/fleet",
+        "/v1/dead-letters", "/v1/dead-letters/counts", "/v1/dead-letters/export", "/v1/data-quality/flaws",
     )  # fmt: skip
     put(Reach.SCOPED, read, "POST", "/v1/credits/estimate")  # it works something out and changes nothing
     put(Reach.WHOLE, read, "GET", "/metrics", "/v1/system")

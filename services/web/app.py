@@ -38,6 +38,7 @@ from services.web import (
 from services.web import (
     battery,
     completeness,
+    counts,
     data_quality,
     days,
     dead_letters,
@@ -222,9 +223,9 @@ def _described() -> FastAPI:
         responses=_RESPONSES,
     )
     for module in (
-        vehicles, map_router, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness, timeline,
-        battery, alarms_router, fleet, fleet_lists, registry_router, credits_router, data_quality, dead_letters,
-        session, audit_router, system,
+        vehicles, map_router, counts, diagnosis, commands_router, telemetry, sessions, tracks, days, completeness,
+        timeline, battery, alarms_router, fleet, fleet_lists, registry_router, credits_router, data_quality,
+        dead_letters, session, audit_router, system,
     ):  # fmt: skip
         app.include_router(module.router)
 

@@ -106,6 +106,10 @@ class ScopedQueries:
         assert fleets is None, "the scope says which"
         return await self._queries.vehicles(prefix=prefix, after=after, limit=limit, fleets=self.fleets, wanted=wanted)
 
+    async def prefix_counts(self, prefix: str, *, fleets: Sequence[str] | None = None) -> Mapping[str, Any]:
+        assert fleets is None, "the scope says which"
+        return await self._queries.prefix_counts(prefix, fleets=self.fleets)
+
     async def overview(self, *, reporting_since: datetime, fleets: Sequence[str] | None = None) -> Mapping[str, Any]:
         assert fleets is None, "the scope says which"
         return await self._queries.overview(reporting_since=reporting_since, fleets=self.fleets)

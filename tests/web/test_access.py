@@ -279,6 +279,7 @@ async def test_a_tenant_sees_its_own(client: httpx.AsyncClient, world: World) ->
     assert overview["ledger"] is None
     assert [each["vin"] for each in (await get("/v1/dead-letters?limit=1"))["dead_letters"]] == [SOUTH]
     assert (await get("/v1/dead-letters/counts?by=vin"))["groups"][0]["letters"] == 1
+    assert [(await get("/v1/counts"))[name] for name in ("vehicles", "rejected")] == [1, 1]
     assert (await get("/v1/dead-letters/0-900-0"))["vin"] == SOUTH
     assert [each["id"] for each in (await get("/v1/alarms"))["alarms"]] == [world.own]
     assert (await get(f"/v1/alarms/{world.own}"))["deliveries"] == []
