@@ -34,6 +34,7 @@ from services import (
     cli_flaws,
     cli_fleet,
     cli_keys,
+    cli_load,
     cli_registry,
     cli_replay,
     cli_schema,
@@ -78,6 +79,7 @@ app.command(name="replay")(cli_replay.replay)
 app.command()(cli_schema.schema)
 app.command()(cli_flaws.flaws)
 app.command()(cli_soak.soak)
+app.command()(cli_load.load)
 
 _HEX = re.compile(rb"(?:0x)?[0-9a-fA-F\s:]+")
 

@@ -189,3 +189,4 @@ def warm() -> None:
     speech = np.array([wire.MQTT_311, wire.MQTT_5, wire.GBT_TCP], np.int64)
     Chunks(make_fleet(3, 1), np.full(3, 1_780_000_000, np.int64), 10, speech, {"loss": 1e-9}, 2).make()
     histogram.warm()
+    wire.warm()

@@ -167,6 +167,13 @@ class Vehicle(asyncio.BufferedProtocol):
     def unanswered(self) -> int:
         return self.sent - self.acked
 
+    @property
+    def waits_for(self) -> str:
+        """What keeps a report that is due from going out: a connection, answers (or the socket), or nothing."""
+        if not self._ready:
+            return "offline"
+        return "window" if self._blocked or self.unanswered >= self.window else "unsent"
+
     def watch(self, now: float) -> None:
         """Once a second or so: heartbeat when idle, give the connection up when nothing is answered."""
         if self._transport is None or not self._ready:
@@ -263,6 +270,9 @@ class Vehicle(asyncio.BufferedProtocol):
         # not isinstance: uvloop's transport is no subclass of asyncio's
         self._transport = cast("asyncio.Transport", transport)
         self._why = ""
+        if self._link is not None:  # cut while it connected
+            self._drop(CUT)
+            return
         self._transport.set_write_buffer_limits(high=READ_BYTES)
         self._rest = b""
         self._write(self._greeting())

@@ -50,7 +50,8 @@ def upper_edges_ms() -> NDArray[np.float64]:
     """Where each bucket ends, in milliseconds."""
     bucket = np.arange(BUCKETS)
     octave = np.maximum(bucket // _STEPS - 1, 0)
-    return (bucket - octave * _STEPS + 1) * 2.0**octave / 1000.0
+    edges: NDArray[np.float64] = np.ldexp(bucket - octave * _STEPS + 1.0, octave) / 1000.0
+    return edges
 
 
 _EDGES_MS: Final = upper_edges_ms()

@@ -210,3 +210,11 @@ def encode_streams(
 def report_command(reissue: bool) -> int:
     """0x02, or 0x03 for data that comes late."""
     return int(Command.REISSUE if reissue else Command.REALTIME)
+
+
+def warm() -> None:
+    """Compile what chunks of a simulation do not use."""
+    restamp(
+        np.zeros(64, np.uint8), np.zeros(1, np.int64), np.full(1, 64, np.int32), np.zeros(1, np.int64),
+        np.zeros(1, np.int64), np.zeros((1, VIN_BYTES), np.uint8), np.zeros(1, np.uint8), np.zeros(1, np.int64),
+    )  # fmt: skip
