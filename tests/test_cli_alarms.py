@@ -133,7 +133,7 @@ async def test_watch_follows_and_resumes(dsn: str, db: Db, episodes: list[int]) 
         )
         db.execute("UPDATE alarm_episodes SET level = 2 WHERE episode_id = %s", [episodes[1]])
         await events.publish()
-        shown = (await asyncio.wait_for(following, 20)).output
+        shown = (await asyncio.wait_for(following, 60)).output
         assert "changed" in shown
         assert "level 1 → 2" in shown
         wrong = await asyncio.to_thread(run, "watch", "--api", base, "--code", "nothing", code=2)

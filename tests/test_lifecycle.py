@@ -42,7 +42,7 @@ class Events:
 
     def wait(self, event: str, count: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: [e for _, e, _ in self.seen].count(event) >= count, 30)
+            assert self._changed.wait_for(lambda: [e for _, e, _ in self.seen].count(event) >= count, 60)
 
 
 @pytest.fixture
@@ -56,14 +56,13 @@ def supervisor() -> Iterator[tuple[Supervisor, Events]]:
 
 def _gone(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the latter when it ends between opening and reading
         return True
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
 def _until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not _gone(pid):
         assert time.monotonic() < deadline, f"process {pid} outlived its parent"
         time.sleep(0.02)
@@ -72,7 +71,7 @@ def _until_gone(pid: int) -> None:
 def test_a_killed_child_comes_back(supervisor: tuple[Supervisor, Events]) -> None:
     made, events = supervisor
     child = made.add("worker-0", [sys.executable, "-c", READY_THEN_WAIT])
-    made.wait_ready(30)
+    made.wait_ready(60)
     assert child.facts == {"said": "hello"}
     first = child.pid
     assert first is not None
@@ -92,7 +91,7 @@ def test_a_child_that_cannot_start_says_why_and_is_not_tried_again(supervisor: t
     )
 
     with pytest.raises(NevstreamError, match="worker-0 cannot start: no such door"):
-        made.wait_ready(30)
+        made.wait_ready(60)
 
     assert child.restarts <= 1
 
@@ -104,7 +103,7 @@ def test_stop_goes_in_order_and_leaves_nothing() -> None:
     told = READY_THEN_WAIT + "report('stopping')\n"
     for name in ("web-0", "pipeline-0", "gateway-0"):
         made.add(name, [sys.executable, "-c", told])
-    made.wait_ready(30)
+    made.wait_ready(60)
     pids = [child.pid for child in made.children.values()]
 
     made.stop(["gateway", "pipeline", "web"])
@@ -118,7 +117,7 @@ def test_children_end_when_the_parent_is_killed() -> None:
         "import sys, time\nfrom services.lifecycle import Supervisor\n"
         "s = Supervisor({}); s.begin()\n"
         f"c = s.add('worker-0', [sys.executable, '-c', {READY_THEN_WAIT!r}])\n"
-        "s.wait_ready(30); print(c.pid, flush=True); time.sleep(60)\n"
+        "s.wait_ready(60); print(c.pid, flush=True); time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

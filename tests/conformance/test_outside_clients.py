@@ -68,7 +68,7 @@ async def client(kind: type[Driver]) -> AsyncIterator[Open]:
     yield make_one
     for one in made:
         with contextlib.suppress(TimeoutError):  # some wait for acknowledgements that a failed test holds back
-            await asyncio.wait_for(one.close(), 5)
+            await asyncio.wait_for(one.close(), 30)
 
 
 @pytest.fixture

@@ -103,13 +103,16 @@ async def test_a_peer_that_takes_no_answers_is_not_read(start: Start) -> None:
     client.reader._transport.pause_reading()  # type: ignore[attr-defined]
     link = run.gateway.gbt32960.by_vin[VIN]
     frames = b"".join(report(second=k % 60, body=b"") for k in range(2000))
-    for _ in range(400):  # up to 25 MB of answers: more than the sockets' buffers take
-        client.send(frames)
-        try:
-            await asyncio.wait_for(client.writer.drain(), 1.0)
-        except TimeoutError:
-            break
-    assert link._pauses
+
+    async def send() -> None:  # until the sockets' buffers take no more answers
+        while True:
+            client.send(frames)
+            await client.writer.drain()
+            await asyncio.sleep(0)
+
+    sending = asyncio.create_task(send())
+    await run.until(lambda: bool(link._pauses))
+    sending.cancel()
     client.reader._transport.resume_reading()  # type: ignore[attr-defined]
     while link._pauses:
         assert await asyncio.wait_for(client.reader.read(1 << 20), PATIENCE_S)

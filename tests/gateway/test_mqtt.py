@@ -523,7 +523,7 @@ async def test_receive_maximum(start: Start) -> None:
 
 
 async def test_silence_is_ended(start: Start) -> None:
-    run = await start(limits={"first_packet_timeout_s": 0.2})
+    run = await start(limits={"first_packet_timeout_s": 1.0})
     mute = await run.client("mqtt")
     assert await mute.rest() == b""
     client = await run.mqtt(version=5, keep_alive_s=1)

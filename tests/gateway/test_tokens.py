@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -146,11 +147,16 @@ async def test_at_the_door(start: Start, file: str, caplog: pytest.LogCaptureFix
     assert good.decode() not in caplog.text
 
 
-async def test_a_connection_ends_with_its_token(start: Start, file: str) -> None:
+async def test_a_connection_ends_with_its_token(start: Start, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = await start(mqtt={"auth": "token", "tokens_file": file, "tokens_leeway_s": 0})
     client = await run.client("mqtt")
-    client.send(connect("any", V5, username=VIN, password=token(exp=int(time.time()) + 2)))
+    now, loop = time.time(), asyncio.get_running_loop()
+    client.send(connect("any", V5, username=VIN, password=token(exp=int(now) + 50)))
     assert (await connack(client)).code == Code.SUCCESS
+    link = run.gateway.mqtt.by_vin[VIN]
+    assert link.extra.ending.when() - loop.time() <= 50
+    monkeypatch.setattr(time, "time", lambda: now + 50)
+    run.gateway.mqtt._end_at(link, int(now) + 50)  # as the timer does when the time has come
     rest = await client.rest()
     assert rest[0] == 0xE0
     told = parse_disconnect(rest[2:], V5)

@@ -56,7 +56,7 @@ async def through(journal: MemoryJournal, sink: Any) -> None:
     pipeline = Pipeline(settings, journal, sink, (0, 1))
     stop = asyncio.Event()
     task = asyncio.create_task(pipeline.run(stop))
-    await asyncio.wait_for(pipeline.caught_up(), 20)
+    await asyncio.wait_for(pipeline.caught_up(), 60)
     stop.set()
     await task
 

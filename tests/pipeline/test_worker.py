@@ -445,7 +445,7 @@ async def test_a_store_that_is_away_at_start_is_waited_for(make: SimpleNamespace
     before = metric("nevstream_pipeline_restarts_total", cause="store_unavailable")
     pipeline = pipeline_of(journal, sink)
     async with running(pipeline):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while metric("nevstream_pipeline_restarts_total", cause="store_unavailable") < before + 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         sink.away = False

@@ -38,7 +38,7 @@ from tests.pipeline.conftest import Sent, record_of, report_frame
 
 VIN, OTHER = "LNBSCB3F4JW000001", "LNBSCB3F4JW000002"
 PARTITIONS = 4
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 T = 1_780_000_000
 
 

@@ -225,7 +225,7 @@ async def test_a_share_has_one_worker(dsn: str) -> None:
         assert one.hold(range(8)) == list(range(8))
         assert other.hold(range(8)) == []
         one.close()
-        async with asyncio.timeout(30):  # the server sees it in its own time
+        async with asyncio.timeout(60):  # the server sees it in its own time
             while other.hold([3, 5]) != [3, 5]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 

@@ -61,7 +61,7 @@ class Site:
 
     async def empty(self) -> None:
         """Wait until the gateway has seen everybody go."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.gateway._connections.count:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.001)
 
@@ -235,7 +235,7 @@ async def test_silent_since(site: Begin) -> None:
     client.send(now_report())
     await client.read(31)
     client.close()
-    await asyncio.wait_for(client.writer.wait_closed(), 20)
+    await asyncio.wait_for(client.writer.wait_closed(), 60)
     await one.empty()
     await one.stored()
     first = (await one.doctor(later=timedelta(hours=5)))[0]

@@ -49,7 +49,7 @@ class Receiver:
 
     async def wait(self, count: int) -> list[Got]:
         """What came, once it is so many."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.got) < count:
                 self.arrived.clear()
                 await self.arrived.wait()

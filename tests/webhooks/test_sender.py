@@ -59,7 +59,7 @@ async def running(dsn: str, given: Settings) -> AsyncIterator[Webhooks]:
         task = asyncio.create_task(opened.run(stop))
         yield opened
         stop.set()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
 
 
 async def raised(dsn: str, db: Db, given: Settings, count: int = 1, **values: Any) -> list[int]:
@@ -86,7 +86,7 @@ def states(db: Db) -> list[tuple[str, int]]:
 
 async def until(db: Db, condition: str) -> None:
     """Wait until the database says so: there is no event for what a loop of its own writes."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while db.execute(f"SELECT {condition} FROM alarm_deliveries").fetchone() != (True,):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
