@@ -772,6 +772,12 @@ class Web(Section):
         "token allows it. With auth = open only from this machine: nobody knows who is asking, so a request from "
         "another address is refused, and so is every one while web.host is not a loopback address.",
     )
+    body_bytes_max: int = Field(
+        1024 * 1024,
+        ge=1024,
+        description="Longest body of a request; a longer one is answered with 413. A sheet of vehicles or models may "
+        "have 64 MiB, whatever this is.",
+    )
     audit_age_max_days: int = Field(
         730, ge=1, description="Entries of the audit log (what was changed by whom) that are older are dropped."
     )

@@ -61,6 +61,7 @@ from services.web import map as map_router
 from services.web import registry as registry_router
 from services.web.access import Gate, TokenBook
 from services.web.alarm_feed import AlarmFeed
+from services.web.body_limit import BodyLimit
 from services.web.own import OwnSignals
 from services.web.parameters import Context
 from services.web.scope import scoped
@@ -99,6 +100,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     401: {**_PROBLEM, "description": "The request needs a token (web.auth = token), and has none that is valid"},
     403: {**_PROBLEM, "description": "The token's role or fleets, or web.allow_changes, do not allow it"},
     404: {**_PROBLEM, "description": "There is no such path, vehicle or dead letter"},
+    413: {**_PROBLEM, "description": "The body is longer than web.body_bytes_max"},
     422: {**_PROBLEM, "description": "A parameter cannot be used: which, what was given, what is allowed"},
     503: {**_PROBLEM, "description": "The database is away or too slow; see Retry-After"},
 }
@@ -200,6 +202,7 @@ def create_app(
     app.state.alarm_feed = None if alarms is None else AlarmFeed(alarms, settings.alarms.stream_clients_max)
     app.router.routes.extend(_described().routes)
     problems.install(app)
+    app.add_middleware(BodyLimit, bytes_max=settings.web.body_bytes_max)
     app.add_middleware(Gate, whole=whole, book=book, audit=audit)
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
     app.add_middleware(_Headers)
