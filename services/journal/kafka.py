@@ -12,6 +12,7 @@ acknowledged before all are, and the next try sends only the others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import time
@@ -41,6 +42,7 @@ _BATCH_OVERHEAD_BYTES: Final = 512
 # What a fetch asks of a broker at least: small reads would fetch the same batch again and again.
 _FETCH_BYTES_MIN: Final = 4 * 1024 * 1024
 _PARTITION_BYTES_MIN: Final = 256 * 1024
+_GIVE_UP_S: Final = 5.0
 # What says that a broker has no producer ids to give.
 _NOT_IDEMPOTENT: Final = (
     errors.UnknownError,
@@ -364,14 +366,18 @@ def _seen(answer: _Sent) -> None:
 
 
 async def _stopped(producer: AIOKafkaProducer, patience_s: float) -> None:
-    """End a producer; what is not delivered after ``patience_s`` fails, or it would be waited for for ever."""
+    """End a producer; what is not delivered after ``patience_s`` is not waited for any more."""
     stopping = asyncio.ensure_future(producer.stop())
     await asyncio.wait([stopping], timeout=patience_s)
     if not stopping.done():
-        producer._message_accumulator.fail_all(errors.KafkaError("closed"))  # noqa: SLF001 - it has no other way
-    try:
-        await stopping
-    except errors.KafkaError as error:
+        stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        # its stop() would wait for ever, and it has no other way
+        await asyncio.wait([asyncio.ensure_future(producer._sender.close())], timeout=_GIVE_UP_S)  # noqa: SLF001
+        await producer.client.close()
+        return
+    if (error := stopping.exception()) is not None:
         log.debug("a producer ended with %s", error)
 
 

@@ -49,7 +49,7 @@ _MOVED: Final = (
 _TRIES: Final = 3
 # A broker may answer a fetch before it has looked, if that may take no time; one that has records and brought
 # none is asked again.
-_WAITS_MS: Final = (1, 50, 500)
+_WAITS_MS: Final = (10, 50, 500)
 _PAUSE_S: Final = 0.1
 
 
@@ -181,7 +181,8 @@ class KafkaLine:
 
         found = {}
         async for partition, _, row in self._ask(partitions, request, "ask for offsets"):
-            found[partition] = int(row[-1])
+            none = at_ms >= 0 and row[-2] < 0  # told by the time; the offset is 0 with some brokers
+            found[partition] = -1 if none else int(row[-1])
         return found
 
     async def _ask(

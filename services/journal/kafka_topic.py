@@ -156,6 +156,9 @@ def _command(kafka: Kafka, partitions: int) -> str:
 
 async def _described(admin: AIOKafkaAdminClient, kafka: Kafka) -> list[tuple[int, int]] | None:
     """(copies, leader) of each partition; None when there is no such topic."""
+    # Not asked for by name at first: brokers that make topics by themselves would make it, in their own way.
+    if kafka.topic not in await admin.list_topics():
+        return None
     (topic,) = await admin.describe_topics([kafka.topic])
     kind = errors.for_code(topic["error_code"])
     if kind is errors.UnknownTopicOrPartitionError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -107,8 +108,24 @@ async def test_a_partition_that_is_not_there(journal: Journal) -> None:
 async def test_calls_at_once(journal: Journal) -> None:
     offsets = await asyncio.gather(*(journal.append([(n % PARTITIONS, b"%d" % n)]) for n in range(30)))
     assert len({(n % PARTITIONS, offset) for n, (offset,) in enumerate(offsets)}) == 30
-    found = await journal.read(FROM_START, 1 << 20)
-    assert {record.body for record in found} == {b"%d" % n for n in range(30)}
+    after, found = dict(FROM_START), set()
+    while records := await journal.read(after, 1 << 20):
+        after.update((record.partition, record.offset) for record in records)
+        found |= {record.body for record in records}
+    assert found == {b"%d" % n for n in range(30)}
+
+
+async def test_offsets_at_a_time(journal: Journal) -> None:
+    """A bound for each partition: nothing beyond it is older, nothing before it younger."""
+    before = datetime.now(UTC) - timedelta(seconds=60)
+    offsets = await journal.append([(1, b"a"), (2, b"b")])
+    found = await journal.offsets_at(before)
+    assert found[1] <= offsets[0]
+    assert found[2] <= offsets[1]
+    await journal.append([(1, b"c")])
+    assert (await journal.offsets_at(before))[1] == found[1]
+    later = await journal.offsets_at(datetime.now(UTC) + timedelta(seconds=60))
+    assert not later.keys() & {1, 2}
 
 
 async def test_memory_away_and_held_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -181,6 +182,50 @@ async def test_an_overtaken_owner_writes_nothing(store: Store, stale: dict[int, 
     assert await store.sink.positions([0, 1]) == {0: 7, 1: -1}
     await store.sink.commit(batch([report(1, 0, 5)], positions={0: (7, 8)}))  # the sink is still good
     assert len(store.telemetry()) == 1
+
+
+def beside(store: Store) -> Sink:
+    """A sink of another process on the same tables."""
+    return store.sink.beside() if isinstance(store.sink, MemorySink) else PostgresSink(store.sink._dsn, Settings())
+
+
+async def test_who_claims_a_partition_is_its_only_owner(store: Store) -> None:
+    """A process that was away while another claimed its partitions: what it has read is not stored."""
+    other = beside(store)
+    await store.sink.claim([0, 1])
+    await store.sink.commit(batch([report(1, 0, 5)], positions={0: (-1, 7)}))
+    await other.claim([1, 2])
+    with pytest.raises(PositionsMoved, match="another process has claimed"):  # though nobody moved the positions
+        await store.sink.commit(batch([report(1, 9, 5)], positions={0: (7, 8), 1: (-1, 3)}))
+    assert await store.sink.positions([0, 1]) == {0: 7, 1: -1}
+    assert len(store.telemetry()) == 1
+    await store.sink.commit(batch([report(1, 1, 5)], positions={0: (7, 8)}))  # this one is still its own
+    await other.commit(batch([report(2, 0, 5)], positions={1: (-1, 3)}))
+    await store.sink.claim([1])  # and back
+    with pytest.raises(PositionsMoved):
+        await other.commit(batch(positions={1: (3, 4)}))
+    await store.sink.commit(batch(positions={1: (3, 4)}))
+    assert len(store.telemetry()) == 3
+    await other.close()
+
+
+@pytest.mark.database
+async def test_a_claim_waits_for_the_commit_under_way(dsn: str, db: psycopg.Connection[Any]) -> None:
+    """Else the new owner would read a position that the old one is about to move."""
+    old, new = PostgresSink(dsn, Settings()), PostgresSink(dsn, Settings())
+    await old.claim([0])
+    with psycopg.connect(dsn) as holding:  # the old owner in the middle of its transaction
+        holding.execute("SELECT FROM partition_owner WHERE partition = 0 FOR SHARE")
+        claiming = asyncio.ensure_future(new.claim([0]))
+        while db.execute(  # noqa: ASYNC110 - the event is in the server
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype IN ('tuple', 'transactionid')"
+        ).fetchone() == (0,):
+            await asyncio.sleep(0.005)
+        assert not claiming.done()
+    await claiming
+    assert db.execute("SELECT epoch FROM partition_owner").fetchall() == [(2,)]
+    await old.close()
+    await new.close()
 
 
 async def test_register_is_idempotent_and_keeps_order(store: Store) -> None:
