@@ -20,7 +20,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Event(StrEnum):
-    """What happened.  ``CAUSES`` says which causes each can have."""
+    """What happened.  ``CAUSES`` says why."""
 
     CONNECTED = "connected"  # MQTT accepted, or GB/T logged in
     REFUSED = "refused"  # not let in
@@ -43,6 +43,8 @@ CAUSES: Final[dict[str, str]] = {
     "store_away": "the registry or the password could not be read",
     "not_a_vehicle": "neither user name nor client identifier is a VIN",
     "auth_method": "an authentication method that is not supported",
+    "will_retain": "a will with the retain flag, and nothing is retained here",
+    "packet_size": "its maximum packet size is too small for a CONNACK",
     "client_id": "an empty client identifier without clean session",
     "violation": "bytes or packets that the protocol does not allow",
     "foreign_topic": "published under the VIN of another vehicle",
@@ -65,8 +67,10 @@ CAUSES: Final[dict[str, str]] = {
     "goodbye": "the client said DISCONNECT",
     "shutdown": "the gateway was stopped",
     "activated": "the VIN may log in",
+    "refused": "activation is refused here, or its certificate is for somebody else",
     "broker_unreachable": "the bridge could not connect to the broker",
     "broker_refused": "the broker did not let the bridge in, or refused its subscription",
+    "broker_doubted": "the broker answered as MQTT 3.1.1 has it; whether it speaks 5 is asked once more",
     "broker_version": "the broker does not speak this version of MQTT",
     "broker_no_sharing": "the broker has no shared subscriptions, so only one connection of the bridge takes messages",
     "broker_closed": "the broker or the network ended the bridge's connection",

@@ -479,7 +479,22 @@ _LOOKS: Final = (
 _REFUSAL_REMEDY: Final = {
     "bad_password": "Set the password anew on both sides: `nevstream vehicles set-password {vin}`. The user name is "
     "the VIN.",
+    "bad_token": "Give the vehicle a new token for this VIN, signed with a key of gateway.mqtt's key set; the evidence "
+    "says what was wrong with the last one. When many are refused, look at the clocks of both sides.",
+    "certificate": "Issue a certificate whose CN or SAN is {vin}; the evidence says whom the one that it has is for.",
     "unknown_vin": 'Run `nevstream vehicles add {vin}`, or set gateway.registry = "open".',
+    "foreign_vin": "Its certificate, or its login on this connection, is for another VIN: correct what it sends.",
+    "bad_vin": "Send the VIN in ASCII, shorter codes padded with 0x00 on the right.",
+    "not_a_vehicle": "Give the client the VIN, 17 characters, as its user name or its client identifier.",
+    "auth_method": "MQTT 5's extended authentication is not offered: use user name and password, a token, or a "
+    "certificate.",
+    "client_id": "Set clean session, or give the client an identifier (MQTT 3.1.1, clause 3.1.3.1).",
+    "will_retain": "Publish the will without the retain flag.",
+    "packet_size": "Raise the client's maximum packet size, to 256 or more; leaving it out does best.",
+    "handshake": "Compare protocol version, server name and certificates of both sides with `openssl s_client`; on a "
+    "very slow line raise gateway.limits.handshake_timeout_s.",
+    "no_login": "It connects and says nothing: look at its line, and whether it speaks this door's protocol (TLS or "
+    "not, MQTT or GB/T 32960).",
     "store_away": "See whether PostgreSQL answers; vehicles are let in again when it does.",
     "limit": "Raise gateway.limits.connections_max, or start more gateway processes.",
     "address_limit": "Raise gateway.limits.connections_per_address_max; name load balancers in unlimited_addresses.",
@@ -496,6 +511,12 @@ _CLOSED_REMEDY: Final = {
     "answers_unread": "The terminal did not read its answers: look at its firmware, and at answer_timeout_s.",
     "refused_in_a_row": "It sent nothing that could be used: `nevstream dead-letters list` has what it sent.",
     "timeout": "It fell silent and the line was given up: look at network coverage, and at its heartbeat period.",
+    "bad_token": "Its token ended, and the connection with it: see whether it fetches a new one before that.",
+    "foreign_topic": "It published under another VIN: correct its topic, or the VIN that it connects with.",
+    "violation": "The client broke the protocol; the evidence says how. Check its library and its settings.",
+    "memory": "Too many half packets were held at once: raise gateway.limits.in_flight_bytes_max, or add processes.",
+    "taken_over": "The same VIN connected anew: see whether two terminals send it.",
+    "peer": "The line broke, or the terminal was switched off: look at network coverage and power.",
     "shutdown": "The gateway was stopped; the terminal should have come back: see whether one runs where it connects.",
     "unknown_vin": "It was taken out of the registry while connected; import it again if that was a mistake.",
 }
