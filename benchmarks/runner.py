@@ -48,8 +48,10 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
     "fleet": ("benchmarks.fleet", "fleet metrics over a million vehicles, against plain SQL over days and telemetry"),
     "connections": (
         "benchmarks.connections",
-        "memory of idle connections, and 10,000 vehicles that all come back at once",
+        "memory of 1,000 to 50,000 idle connections, and 10,000 vehicles that all come back at once",
     ),
+    "growth": ("benchmarks.growth", "the same work with 1,000, 100,000 and 1,000,000 known vehicles"),
+    "startup": ("benchmarks.startup", "nevstream up from nothing and again, until it answers; small commands"),
     "hostile": ("benchmarks.hostile", "ack times of honest vehicles, quiet and under each attack, as a ratio"),
     "generation": ("benchmarks.generation", "how fast the simulator makes frames: the harness with no one listening"),
 }
