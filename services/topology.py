@@ -456,9 +456,13 @@ async def run_pipeline(settings: Settings, index: int, stop: asyncio.Event) -> N
 
     _load(pipeline_kernels(settings))
     dsn = _dsn(settings)
-    mine = [p for p in range(settings.journal.partitions) if p % settings.pipeline.processes == index]
-    journal = journal_of(settings, dsn, f"pipeline-{index}")
     shares = _shares(settings, index)
+    mine = (
+        [p for p in range(settings.journal.partitions) if p % settings.pipeline.processes == index]
+        if not shares
+        else []
+    )
+    journal = journal_of(settings, dsn, f"pipeline-{index}")
     sink = PostgresSink(dsn, settings)
     keys = PostgresKeys(dsn, settings.encryption)
     pruning: list[asyncio.Task[None]] = []
