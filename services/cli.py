@@ -356,12 +356,26 @@ def decode(
 @vehicles_app.command("list")
 def vehicles_list(
     search: Annotated[str | None, typer.Argument(help="Beginning of the VIN.")] = None,
+    activity: Annotated[
+        str | None, typer.Option(help="Only those that do this: driving, charging, parked, unknown; with commas.")
+    ] = None,
+    soc_below: Annotated[int | None, typer.Option(min=0, max=101, help="Only those with a lower SOC, in %.")] = None,
+    alarm_level: Annotated[
+        int | None, typer.Option(min=0, max=3, help="Only those at this alarm level or higher.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Only these models, with commas.")] = None,
+    fleet: Annotated[str | None, typer.Option(help="Only these fleets, with commas.")] = None,
+    bbox: Annotated[str | None, typer.Option(help="Only within west,south,east,north in degrees.")] = None,
+    reporting: Annotated[bool, typer.Option("--reporting", help="Only those that reported within 5 minutes.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     api: ApiOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List vehicles with their newest report."""
-    page = ask(api, "/v1/vehicles", vin=search, limit=limit)
+    page = ask(
+        api, "/v1/vehicles", vin=search, activity=activity, soc_below=soc_below, alarm_level_min=alarm_level,
+        model=model, fleet=fleet, bbox=bbox, reporting="true" if reporting else None, limit=limit,
+    )  # fmt: skip
     if as_json:
         print(json.dumps(page, ensure_ascii=False))
         return
@@ -383,7 +397,7 @@ def vehicles_list(
         table.add_column(title, justify="left" if left else "right", no_wrap=True)
     for item in page["vehicles"]:
         table.add_row(*("" if item[key] is None else str(item[key]) for key in shown.values()))
-    out.print(table if page["vehicles"] else "no vehicle yet")
+    out.print(table if page["vehicles"] else "no such vehicle")
 
 
 @vehicles_app.command("add")
