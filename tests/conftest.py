@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from schemas import jit
 
 # Named, not imported: pytest rewrites the assertions of plugins that it imports itself.
-pytest_plugins = ["tests.fix_db", "tests.fix_kafka", "tests.fix_timescale"]
+pytest_plugins = ["tests.fix_db", "tests.fix_kafka", "tests.fix_leaks", "tests.fix_timescale"]
 
 settings.register_profile("explore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
