@@ -1,4 +1,4 @@
-"""The bridge behind brokers of other makers: rumqttd (``pip install iotcore``) and amqtt, where they are installed.
+"""The bridge behind brokers of other makers: rumqttd (the package iotcore) and amqtt, both among the dev dependencies.
 
 rumqttd has one listener for each version and does not answer the other's clients; amqtt speaks 3.1.1 alone.  So both
 show how ``version = "auto"`` finds out.
