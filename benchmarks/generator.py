@@ -7,6 +7,7 @@ processes of a machine share.
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -115,6 +116,8 @@ def main(argument: str) -> None:
         )
     )
     simulation.prepare()
+    gc.collect()
+    gc.freeze()  # what was made lives to the end; to look through it again and again took a ninth of this process
     print(json.dumps({"frame_bytes": simulation.frame_bytes, "vins": simulation.vins}), flush=True)
     sys.stdin.readline()
     print(json.dumps(uvloop.run(simulation.run()).as_dict()), flush=True)
