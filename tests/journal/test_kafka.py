@@ -208,7 +208,7 @@ async def own_broker(apache_kafka: Broker, tmp_path: Path) -> AsyncIterator[Brok
     broker = make_apache(tmp_path)
     broker.start()
     yield broker
-    broker.stop()
+    broker.close()
 
 
 @pytest.mark.slow
