@@ -23,7 +23,7 @@ _CALM_S: Final = 2.0
 
 def run(quick: bool, progress: Progress) -> dict[str, Any]:
     """{"worst_ratio", "worst_attack", "unanswered", "attacks": {name: {quiet_p99_ms, p99_ms, ratio...}}}."""
-    seconds = 6.0 if quick else 20.0
+    seconds = 6.0 if quick else 14.0
     attacks: dict[str, Any] = {}
     with running_system(progress) as system:
         mqtt, gbt = system.addresses["mqtt"][1], system.addresses["gbt32960"][1]

@@ -32,6 +32,7 @@ from services.soak.memory import MemoryWatch
 from services.soak.reckoning import (
     Content,
     Stored,
+    aggregate,
     caught_up,
     content,
     differences,
@@ -129,7 +130,7 @@ def soak(
             _wait(dsn, lambda _: system.children_ready and _answers(system), "the system is not ready again", fleet)
             lap("followed up")
             with psycopg.connect(dsn, autocommit=True) as connection:
-                found, told = stored(connection), content(connection)
+                found = stored(connection)
         finally:
             if fleet is not None:
                 fleet.kill()
@@ -138,6 +139,9 @@ def soak(
             system.stop()
         progress({"phase": "computing the statistics again"})
         with _database(settings, home) as again:
+            aggregate(again, _system_settings(settings, home))  # what the last round of it had not seen yet
+            with psycopg.connect(again, autocommit=True) as connection:
+                told = content(connection)
             anew = recompute(again, _system_settings(settings, home), lambda: None)
         lap("computed again")
     return account(settings, sent, found, told, anew) | {
