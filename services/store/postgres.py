@@ -29,6 +29,7 @@ from psycopg.errors import (
     CheckViolation,
     InsufficientPrivilege,
     InvalidSchemaName,
+    LockNotAvailable,
     ProgramLimitExceeded,
     UndefinedColumn,
     UndefinedFunction,
@@ -55,6 +56,8 @@ _EPOCH: Final = date(1970, 1, 1)
 # A whole batch in one COPY and a merge of as many rows fit in this; past it the batch is given up and read again.
 _STATEMENT_TIMEOUT_S: Final = 120
 _NOT_OURS: Final = (UndefinedTable, UndefinedColumn, UndefinedFunction, InvalidSchemaName, InsufficientPrivilege)
+# How long an owner of partitions may take to end its transaction once another has them.
+_CLAIM_PATIENCE_MS: Final = 5000
 # COPY data are handed to libpq in pieces of this size: it keeps a copy of what the socket does not take.
 _PIECE_BYTES: Final = 1 << 20
 _KNOWN_AT_ONCE: Final = 100_000  # 3.3 MB
@@ -83,12 +86,26 @@ class PostgresSink:
     async def claim(self, partitions: Sequence[int]) -> None:
         """From now on only this sink commits to ``partitions``, and to no others; see ``schemas.seams.Sink``."""
 
-        def run(connection: Connection) -> None:
+        owner = f"{socket.gethostname()} pid {os.getpid()}"
+
+        def once(connection: Connection) -> None:
             with connection.transaction():
                 connection.execute("SET LOCAL synchronous_commit = on")  # a crash must not bring an old owner back
-                owner = f"{socket.gethostname()} pid {os.getpid()}"
+                connection.execute(f"SET LOCAL lock_timeout = {_CLAIM_PATIENCE_MS}")
                 found = connection.execute(statements.CLAIM, [owner, sorted(partitions)]).fetchall()
             self._epochs = dict(found)
+
+        def run(connection: Connection) -> None:
+            try:
+                once(connection)
+            except LockNotAvailable:
+                # Its process is paused, or its line is cut: it would hold the partitions for as long as that lasts.
+                ended = connection.execute(statements.END_OWNERS, [list(partitions)]).fetchall()
+                log.warning(
+                    "the owner of partitions before does not end its transaction; ended its session (%s)",
+                    ", ".join(str(pid) for pid, _ in ended) or "it has none",
+                )
+                once(connection)
 
         await self._run(run)
 

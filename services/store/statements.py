@@ -53,10 +53,21 @@ MOVE_POSITIONS: Final = """
 
 # The row is waited for while the owner before commits, so a position read after this one is final.
 CLAIM: Final = """
-    INSERT INTO partition_owner AS o (partition, epoch, owner)
-    SELECT partition, 1, %s FROM unnest(%s::integer[]) AS partition ORDER BY 1
-    ON CONFLICT (partition) DO UPDATE SET epoch = o.epoch + 1, owner = excluded.owner, claimed_at = now()
+    INSERT INTO partition_owner AS o (partition, epoch, owner, backend, begun_at)
+    SELECT partition, 1, %s, a.pid, a.backend_start
+    FROM unnest(%s::integer[]) AS partition CROSS JOIN pg_stat_activity a WHERE a.pid = pg_backend_pid()
+    ORDER BY 1
+    ON CONFLICT (partition) DO UPDATE SET
+        epoch = o.epoch + 1, owner = excluded.owner, backend = excluded.backend, begun_at = excluded.begun_at,
+        claimed_at = now()
     RETURNING partition, epoch
+"""
+# Sessions of owners that stand still in the middle of a transaction.
+END_OWNERS: Final = """
+    SELECT a.pid, pg_terminate_backend(a.pid) FROM pg_stat_activity a
+    WHERE a.pid <> pg_backend_pid() AND (a.pid, a.backend_start) IN (
+        SELECT backend, begun_at FROM partition_owner WHERE partition = ANY(%s::integer[])
+    )
 """
 # Held until the commit: who claims these partitions meanwhile waits for it.
 OWNED: Final = """

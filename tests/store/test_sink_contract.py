@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,8 +18,9 @@ from psycopg.rows import dict_row
 
 from schemas.batch import Changes, CopyStream, DeadLetter, Login, RowBatch
 from schemas.keys import order_key, partition_of_vin
-from services.errors import PositionsMoved
+from services.errors import PositionsMoved, StoreUnavailable
 from services.settings import Settings
+from services.store import postgres as store_postgres
 from services.store.columns import KEY, LEDGER, TELEMETRY, VEHICLE_STATE
 from services.store.copyformat import encode_copy
 from services.store.memory import MemorySink
@@ -224,6 +226,40 @@ async def test_a_claim_waits_for_the_commit_under_way(dsn: str, db: psycopg.Conn
         assert not claiming.done()
     await claiming
     assert db.execute("SELECT epoch FROM partition_owner").fetchall() == [(2,)]
+    await old.close()
+    await new.close()
+
+
+@pytest.mark.database
+async def test_an_owner_that_stands_still_in_its_transaction_is_ended(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was paused in the middle of a commit, and wakes when another has its partitions."""
+    old, new = PostgresSink(dsn, Settings()), PostgresSink(dsn, Settings())
+    await old.register(VINS)
+    await old.claim([0])
+    monkeypatch.setattr(store_postgres, "_CLAIM_PATIENCE_MS", 100)
+    woken, write = threading.Event(), store_postgres._write_events
+
+    def paused(*given: Any) -> None:
+        monkeypatch.setattr(store_postgres, "_write_events", write)
+        woken.wait(60)
+        write(*given)
+
+    monkeypatch.setattr(store_postgres, "_write_events", paused)
+    commit = asyncio.ensure_future(old.commit(batch([report(1, 0, 5)], positions={0: (-1, 7)})))
+    while store_postgres._write_events is paused:  # noqa: ASYNC110 - a thread of the sink's own
+        await asyncio.sleep(0.005)
+    await new.claim([0])
+    assert await new.positions([0]) == {0: -1}
+    await new.commit(batch([report(1, 0, 5)], positions={0: (-1, 7)}))
+    woken.set()
+    with pytest.raises(StoreUnavailable):
+        await commit
+    with pytest.raises(PositionsMoved, match="another process has claimed"):
+        await old.commit(batch([report(1, 9, 5)], positions={0: (7, 8)}))
+    assert db.execute("SELECT count(*) FROM telemetry").fetchone() == (1,)
+    assert db.execute('SELECT "offset" FROM journal_positions').fetchall() == [(7,)]
     await old.close()
     await new.close()
 
