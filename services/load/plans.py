@@ -154,8 +154,11 @@ class Together(Plan):
 
     @property
     def per_vehicle_max(self) -> float:
-        span = np.diff(self._seconds)
-        return float((np.diff(self._frames)[span > 0] / span[span > 0]).max() / self.vehicles)
+        span, more = np.diff(self._seconds), np.diff(self._frames)
+        for i in np.flatnonzero(span == 0):  # a jump: no other report of a vehicle may be within a second of it
+            if (more[[i - 1, i + 1]] > 0).any() or (span[[i - 1, i + 1]] < QUIET_S).any():
+                return float("inf")
+        return float((more[span > 0] / span[span > 0]).max() / self.vehicles)
 
 
 class Wave(Plan):

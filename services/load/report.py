@@ -33,7 +33,7 @@ def text(account: Mapping[str, Any]) -> str:
     if account["first_report_dated_s_before_start"]:
         back = account["first_report_dated_s_before_start"]
         lines.append(
-            f"  clocks     a vehicle reports more often than once a second: its reports are dated a second apart, "
+            f"  clocks     vehicles report more than once a second: reports are dated a second apart all the same, "
             f"from {back:,.0f} s before the start"
         )
     if storm := account["storm"]:

@@ -36,7 +36,7 @@ from services.fleetsim.stats import Stats
 from services.fleetsim.vehicle import CATALOGUE
 from services.load.plans import Cut, make_plan
 from services.load.settings import LoadSettings
-from services.load.supply import AHEAD_FRAMES, Supply, make_vins
+from services.load.supply import AHEAD_FRAMES, IN_FLIGHT_MAX, Supply, make_vins
 
 TICK_S: Final = 0.01
 _TICK_PER_VEHICLE_S: Final = 4e-6  # looking at every vehicle takes a while: rarely enough to be a small share
@@ -80,6 +80,8 @@ class Worker:
         self._fault: BaseException | None = None
         self._start_s = 0
         self._begun = 0.0
+        # besides what may be in flight: whoever gets answers must find frames
+        self._ahead_max = AHEAD_FRAMES + min(s.window * len(part), IN_FLIGHT_MAX)
         self._held_up: dict[str, float] = {"window": 0.0, "offline": 0.0, "unsent": 0.0}
         self._starved_s = 0.0
         self._planned = 0  # due by now, as far as links are there
@@ -181,7 +183,7 @@ class Worker:
     async def _supply(self, executor: ThreadPoolExecutor) -> None:
         """Keep frames coming, a bounded number of them ahead of the answers."""
         while not self.supply.exhausted:
-            while self._ahead() >= AHEAD_FRAMES:
+            while self._ahead() >= self._ahead_max:
                 self._released.clear()
                 try:
                     await asyncio.wait_for(self._released.wait(), 0.05)
@@ -212,7 +214,7 @@ class Worker:
                 self.vehicles[v].allow(int(due[v]))
             told = due
             self._planned = int(due.sum())
-            if self._planned > self.supply.made:
+            if self._planned > self.supply.made and self._ahead() < self._ahead_max:  # else it waits for answers
                 self._starved_s += tick_s
             if time.monotonic() - looked >= TELL_S / 2:
                 looked = time.monotonic()
