@@ -91,16 +91,9 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
 
 def measure(dsn: str, scale: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """As :func:`run`, on a migrated database of its own."""
-    begun = time.monotonic()
+    rows = prepare(dsn, scale, progress)
+    found, first_map_ms = asyncio.run(_measured(dsn, scale["repeats"], progress))
     with psycopg.connect(dsn, autocommit=True) as db:
-        fleet_rows.vehicles(db, scale["vehicles"])
-        _lively(db)
-        asyncio.run(sorted_into_cohorts(dsn))
-        fleet_rows.cohort_rows(db, scale["vehicles"] // fleet_rows.COHORTS, daily=False)
-        rows = fleet_rows.telemetry(db, scale["telemetry_vehicles"], 10)
-        _one_life(db)
-        progress(f"{scale['vehicles']:,} vehicles and {rows:,} reports made in {time.monotonic() - begun:.0f} s")
-        found, first_map_ms = asyncio.run(_measured(dsn, scale["repeats"], progress))
         for name, (_, plain) in QUESTIONS.items():
             if plain is not None:
                 found[name]["plain_ms"] = _plain(db, plain)
@@ -113,6 +106,29 @@ def measure(dsn: str, scale: dict[str, Any], progress: Progress) -> dict[str, An
         "questions": found,
         "settings": scale | {"telemetry_rows": rows},
     }
+
+
+def prepare(dsn: str, scale: dict[str, Any], progress: Progress) -> int:
+    """Put in what there is to ask about, unless it is there; rows of telemetry."""
+    begun = time.monotonic()
+    with psycopg.connect(dsn, autocommit=True) as db:
+        if not _count(db, "trips"):
+            if not _count(db, "vehicles"):
+                fleet_rows.vehicles(db, scale["vehicles"])
+            _lively(db)
+            asyncio.run(sorted_into_cohorts(dsn))
+            fleet_rows.cohort_rows(db, scale["vehicles"] // fleet_rows.COHORTS, daily=False)
+            fleet_rows.telemetry(db, scale["telemetry_vehicles"], 10)
+            _one_life(db)
+        rows = _count(db, "telemetry")
+    progress(f"{scale['vehicles']:,} vehicles and {rows:,} reports made in {time.monotonic() - begun:.0f} s")
+    return rows
+
+
+def _count(db: psycopg.Connection[Any], table: str) -> int:
+    row = db.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _lively(db: psycopg.Connection[Any]) -> None:

@@ -105,7 +105,7 @@ def _asked(
         spent.sort()
         found[way] = {
             "p50_ms": round(median(spent), 2), "p95_ms": round(spent[max(0, round(0.95 * len(spent)) - 1)], 2),
-            "off_max": round(off, 6),
+            "off_max": round(float(off), 6),
         }  # fmt: skip
     found["answers"] = sum(len(true.rows) for true in truths)
     found["slack_max"] = round(max((s for true in truths for s in true.slack.values()), default=0.0), 4)

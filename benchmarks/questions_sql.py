@@ -137,8 +137,8 @@ QUESTIONS: Final = (
             FROM ({_BUCKETS_ALL}) b WHERE level < 1 GROUP BY 1, 2, 3""",
         """SELECT d.day, f.fleet, f.model, sum(d.covered_s - d.alarm_s) / 86400
            FROM vehicle_day d JOIN vehicle_facts f USING (vehicle_id) GROUP BY 1, 2, 3""", differs=_BUCKET_OFF),
-    Question("breakdown-frequency", "how often a model's vehicles break down: half of a bucket's reports at alarm level "
-        "2 or more, the bucket before not so", 1,
+    Question("breakdown-frequency", "breakdowns by model: half of a bucket's reports or more at alarm level "
+        "2 or higher, the bucket before not so", 1,
         f"""SELECT model, count(*) FROM (
                 SELECT model, bucket - lag(bucket) OVER (PARTITION BY vehicle_id ORDER BY bucket)
                               IS DISTINCT FROM interval '10 minutes' AS begins
