@@ -46,6 +46,11 @@ BENCHMARKS: Final[dict[str, tuple[str, str]]] = {
         "records to trips, charges, battery, alarms on one core: the folds and their twins",
     ),
     "fleet": ("benchmarks.fleet", "fleet metrics over a million vehicles, against plain SQL over days and telemetry"),
+    "questions": (
+        "benchmarks.questions",
+        "TSBS's iot questions and their NEV twins: plain SQL over telemetry, ours, and a count with NumPy",
+    ),
+    "queries": ("benchmarks.queries", "map, lists, a vehicle's day and telemetry through the API, a million vehicles"),
     "connections": (
         "benchmarks.connections",
         "memory of 1,000 to 50,000 idle connections, and 10,000 vehicles that all come back at once",
