@@ -50,14 +50,11 @@ def judge(m: Measured) -> dict[str, Any]:
         return {"limited_by": "plan", "because": "everything that was due was sent in time", "evidence": evidence}
     if m.starved > STARVED_MAX:
         who = "generator"
-        why = f"in {m.starved:.0%} of the time frames were due that were not made yet"
+        why = f"in {m.starved:.0%} of the time frames were due that were not made yet" + _contended(m)
     elif m.idle < IDLE_MIN:
         who = "generator"
-        why = f"its loop waited for nothing {1 - m.idle:.0%} of the time"
-        if m.queued is not None and m.queued > m.running:
-            why += f", {m.queued:.0%} of it for a processor that others had: give it a machine, or cores, of its own"
-        else:
-            why += ": use more --processes (and cores)"
+        why = f"its loop had work {1 - m.idle:.0%} of the time"
+        why += _contended(m) or ": use more --processes (and cores)"
     elif m.offline >= max(m.window, m.unsent):
         who = "target"
         why = f"vehicles had no connection: {m.offline:.0%} of the late frames waited for one"
@@ -71,3 +68,10 @@ def judge(m: Measured) -> dict[str, Any]:
             f"{m.idle:.0%} of the time"
         )
     return {"limited_by": who, "because": why, "evidence": evidence}
+
+
+def _contended(m: Measured) -> str:
+    """Words for a generator that has too little of the processors; "" when it has enough."""
+    if m.queued is None or m.queued < m.running:
+        return ""
+    return f", and waited {m.queued:.0%} of it for a processor that others had: give it cores, or a machine, of its own"

@@ -42,7 +42,7 @@ def test_a_loop_that_never_waits_is_the_limit_itself_even_if_windows_are_full() 
 def test_a_loop_that_gets_no_processor_is_the_limit_and_says_who_has_it() -> None:
     said = judge(replace(BEHIND, running=0.4, queued=0.55, window=1.0))
     assert said["limited_by"] == "generator"
-    assert "55% of it for a processor that others had" in said["because"]
+    assert "waited 55% of it for a processor that others had" in said["because"]
 
 
 def test_frames_that_are_not_made_in_time_are_the_generators_doing() -> None:
