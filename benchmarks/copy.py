@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any, Final
 
@@ -134,7 +135,7 @@ async def _measure(dsn: str, reports: int, batch_rows: int, repeats: int, progre
         await sink.commit(replace(one, telemetry=batches.encode(at)))
 
     found: dict[str, list[float]] = {"rows": [], "commit": [], "bare": []}
-    transactions: list[float] = []
+    transactions: dict[str, list[float]] = {}
     with psycopg.connect(dsn, autocommit=True) as connection:
 
         def empty() -> None:
@@ -142,25 +143,33 @@ async def _measure(dsn: str, reports: int, batch_rows: int, repeats: int, progre
                 connection.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(table)))
             _settle(connection)
 
-        for repeat in range(-1, repeats):  # the first is the warm-up
-            taken: dict[str, float] = {}
-            for name, one in (("rows", copy_one), ("commit", commit_one)):
-                empty()
-                work = [lambda at=at, one=one: one(at) for at in range(len(prepared))]  # type: ignore[misc]
-                taken[name], each = await _timed(work)
-                stored = connection.execute("SELECT count(*) FROM telemetry").fetchone()
-                assert stored == (batches.rows,), f"{stored} rows stored of {batches.rows}"
-                if name == "commit" and repeat >= 0:
-                    transactions += each
+        async def by_sink(name: str, one: Callable[[int], Awaitable[None]]) -> float:
+            seconds, each = await _timed([partial(one, at) for at in range(len(prepared))])
+            stored = connection.execute("SELECT count(*) FROM telemetry").fetchone()
+            assert stored == (batches.rows,), f"{stored} rows stored of {batches.rows}"
+            transactions[name] = [*transactions.get(name, ()), *each]
+            return seconds
+
+        async def by_copy() -> float:
+            return ceiling(connection, dsn, columns, whole)
+
+        ways: dict[str, Callable[[], Awaitable[float]]] = {
+            "rows": partial(by_sink, "rows", copy_one), "commit": partial(by_sink, "commit", commit_one),
+            "bare": by_copy,
+        }  # fmt: skip
+        for way in ways.values():  # the warm-up
             empty()
-            taken["bare"] = ceiling(connection, dsn, columns, whole)
-            if repeat >= 0:
-                for name, seconds in taken.items():
-                    found[name].append(seconds)
-                told = ", ".join(f"{name} {batches.rows / seconds:,.0f}" for name, seconds in taken.items())
-                progress(f"{repeat + 1}/{repeats}, rows/s: {told}")
+            await way()
+        transactions.clear()
+        for repeat in range(repeats):
+            first = repeat % len(ways)  # each goes first, second and last in its turn: none profits from its place
+            for name in [*ways][first:] + [*ways][:first]:
+                empty()
+                found[name].append(await ways[name]())
+            told = ", ".join(f"{name} {batches.rows / values[-1]:,.0f}" for name, values in found.items())
+            progress(f"{repeat + 1}/{repeats}, rows/s: {told}")
     await sink.close()
-    return _figures(batches.rows, len(prepared), len(columns), len(whole), encode_s, found, transactions)
+    return _figures(batches.rows, len(prepared), len(columns), len(whole), encode_s, found, transactions["commit"])
 
 
 def _figures(
@@ -190,7 +199,7 @@ def _figures(
 
 def run(quick: bool, progress: Progress) -> dict[str, Any]:
     """{rows_per_s, copy_rows_per_s, copy_ratio, commit_rows_per_s, commit_ratio, encode_rows_per_s, ...}."""
-    reports, batch_rows, repeats = (40, 10_000, 1) if quick else (400, 20_000, 5)
+    reports, batch_rows, repeats = (40, 10_000, 1) if quick else (400, 20_000, 6)
     with database() as dsn:
         figures = asyncio.run(_measure(dsn, reports, batch_rows, repeats, progress))
     return figures | {
