@@ -174,7 +174,8 @@ class Run:
         if not now["connected"] and not self._stop.is_set():
             raise NevstreamError(
                 f"load: none of {self._s.vehicles:,} vehicles got a connection within {_FIRST_S:g} s: "
-                f"{now['last_error'] or 'no answer'}. Does the target listen there, and let these vehicles in?"
+                f"{_kinds(now['errors_by_kind'])}. Does the target listen there, and let these vehicles in? The last "
+                f"was {now['last_error'] or 'no answer at all'}"
             )
         self._wait("connecting", lambda: self._sum()[0]["connected"] >= self._s.vehicles, self._s.connect_s)
         return time.monotonic() - begun
@@ -306,6 +307,12 @@ class Run:
                 "sent": [n for r in results for n in r["sent_by_vehicle"]],
             },
         }  # fmt: skip
+
+
+def _kinds(errors: Mapping[str, int]) -> str:
+    """The commonest errors, in words."""
+    common = sorted(errors.items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{kind} ({count:,} times)" for kind, count in common) or "nobody answered"
 
 
 def _measured(results: list[dict[str, Any]], planned: int, now: Mapping[str, Any]) -> Measured:
