@@ -21,8 +21,8 @@ HERE: Final = Path(__file__).parent
 RESULTS: Final = HERE / "results"
 FILES: Final = (HERE / "README.md", HERE.parent / "README.md")
 
-_SECTION: Final = re.compile(r"<!-- bench:([\w-]+) -->\n(.*?)<!-- /bench -->", re.DOTALL)
-_MARK: Final = re.compile(r"<!-- (?:bench:[\w-]+|/bench) -->")
+_SECTION: Final = re.compile(r"^<!-- bench:([\w-]+) -->\n(.*?)^<!-- /bench -->", re.DOTALL | re.MULTILINE)
+_MARK: Final = re.compile(r"^<!-- (?:bench:[\w-]+|/bench) -->", re.MULTILINE)
 _FIELD: Final = re.compile(r"\{([\w.-]+)\}")
 
 
