@@ -544,6 +544,9 @@ def bench(
     name: Annotated[str | None, typer.Argument(help="Benchmark to run; none lists them.")] = None,
     as_json: JsonOption = False,
     quick: Annotated[bool, typer.Option("--quick", help="A short run, for a first impression.")] = False,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Make the READMEs' tables anew from benchmarks/results/*.json.")
+    ] = False,
 ) -> None:
     """Run a benchmark against its baseline on this machine."""
     try:
@@ -552,6 +555,10 @@ def bench(
         if error.name not in ("benchmarks", "benchmarks.runner"):
             raise
         raise UsageError("benchmarks are in the source checkout, not in the package: run this from a clone") from error
+    if tables:
+        for changed in importlib.import_module("benchmarks.tables").write():
+            out.print(str(changed), highlight=False)
+        return
     if name is None:
         for known, text in runner.available().items():
             out.print(f"  [bold]{known:12}[/bold] {text}", highlight=False)

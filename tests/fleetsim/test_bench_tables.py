@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks import runner, tables
+from services.cli import app
 from services.errors import UsageError
 
 CASE = {"door": "mqtt", "packet_bytes": 370, "packets_per_s": 3729881.9, "others_packets_per_s": {"python": 90833.0}}
@@ -74,6 +76,12 @@ def test_a_row_whose_figure_is_missing_is_left_out(folder: Path) -> None:
     assert "| 122,000 frames/s |" in made
     assert "obvious" not in made
     assert "| lost, twice | 0, 0 |" in made
+
+
+def test_the_command_writes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "write", lambda: [Path("benchmarks/README.md")])
+    done = CliRunner().invoke(app, ["bench", "--tables"])
+    assert (done.exit_code, done.output) == (0, "benchmarks/README.md\n")
 
 
 @pytest.mark.parametrize(
