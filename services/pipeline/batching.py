@@ -296,7 +296,10 @@ def build(
     def written(buffer: StreamBuffer, lines: I64, rows: I64, reports: I64 | None = None) -> CopyStream | None:
         return buffer.write(frames, batch, lines, table.vehicle_id[rows], reports)
 
-    telemetry = written(streams.telemetry, sorted_out.fast, sorted_out.fast_row)
+    # By vehicle, each one's in order: neighbours in the index are then inserted one after the other, and a vehicle's
+    # rows lie together. Of a million vehicles that report in turn it is what a frame costs the database least by.
+    by_vehicle = np.argsort(table.vehicle_id[sorted_out.fast_row], kind="stable")
+    telemetry = written(streams.telemetry, sorted_out.fast[by_vehicle], sorted_out.fast_row[by_vehicle])
     late = written(streams.late, sorted_out.late, sorted_out.late_row)
     states = written(streams.states, sorted_out.newest, sorted_out.newest_row, sorted_out.reports)
 
