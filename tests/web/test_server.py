@@ -12,9 +12,11 @@ import psycopg
 import pytest
 import uvloop
 
+from services.certificates import Certificates
 from services.errors import PortInUse, UsageError
 from services.settings import Settings
 from services.store.queries import Queries
+from services.web import server
 from services.web.server import bind, serve
 from tests.gateway.certs import client_context, make
 from tests.web import rows
@@ -69,6 +71,38 @@ async def test_https_with_a_certificate(fleet_dsn: str, tmp_path: Path) -> None:
                 await stranger.get(f"https://localhost:{port}/v1/vehicles")
             with pytest.raises(httpx.RemoteProtocolError):
                 await stranger.get(f"http://127.0.0.1:{port}/v1/vehicles")
+        stop.set()
+
+
+async def test_new_certificates_serve_the_next_handshake(
+    fleet_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path)
+    settings = Settings.read(overrides={"web": {"tls": {"cert_file": made["cert_file"], "key_file": made["key_file"]}}})
+    used: list[Certificates] = []
+
+    def remembered(*given: Any) -> Certificates:
+        used.append(Certificates(*given))
+        return used[-1]
+
+    monkeypatch.setattr(server, "Certificates", remembered)
+    stop = asyncio.Event()
+    address: asyncio.Future[tuple[str, int]] = asyncio.get_running_loop().create_future()
+
+    async def shown() -> bytes:
+        _, writer = await asyncio.open_connection("localhost", port, ssl=client_context(made))
+        found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+        return found
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve(settings, Queries(fleet_dsn), stop, port=0, started=address.set_result))
+        _, port = await address
+        before = await shown()
+        make(tmp_path)  # the same authority signs a new one
+        assert used[0].look()
+        assert await shown() != before
         stop.set()
 
 
