@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import uvloop
+import zstandard
 
 from benchmarks.crowd import files_max
 from schemas.gbt32960.frame import build_frame
@@ -154,7 +156,16 @@ async def json_bomb(attack: Attack) -> None:
     """10 vehicles that publish JSON as deep, as wide and with numbers as long as fits, without a pause."""
     size = 200_000
     bombs = [b"[" * size, b'{"a":' * (size // 5), b'{"speed_kmh":' + b"9" * size + b"}", b"[" + b"1e999," * (size // 6)]
+    await _vehicles_with(attack, bombs)
 
+
+async def packed_bomb(attack: Attack) -> None:
+    """10 vehicles that publish 50 and 200 MB of zeros, packed by gzip and zstd, as JSON, without a pause."""
+    zeros = bytes(50_000_000)
+    await _vehicles_with(attack, [gzip.compress(zeros), zstandard.compress(4 * zeros)])
+
+
+async def _vehicles_with(attack: Attack, bombs: list[bytes]) -> None:
     async def one(number: int) -> None:
         vin = _vin(number)
         packets = [encode_publish(Publish(_topic(vin), bomb, 1, k + 1), 4) for k, bomb in enumerate(bombs)]
@@ -192,7 +203,9 @@ async def flood(attack: Attack) -> None:
     await asyncio.gather(*(one(k) for k in range(10)))
 
 
-ATTACKS: Final = {one.__name__: one for one in (slow_loris, one_byte, garbage, reconnect, json_bomb, flood)}
+ATTACKS: Final = {
+    one.__name__: one for one in (slow_loris, one_byte, garbage, reconnect, json_bomb, packed_bomb, flood)
+}
 
 
 class Attacker:
