@@ -9,6 +9,7 @@ those that ask nothing of the system.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -32,7 +33,7 @@ _POLL_S: Final = 0.01
 def run(quick: bool, progress: Progress) -> dict[str, Any]:
     """{"first_s", "later_s", "first_request_ms", "help_s", ...}; ``quick``: fewer repeats, none of the first."""
     later, firsts, repeats = (2, 1, 3) if quick else (5, 2, 9)
-    first_runs, later_runs, asked, statistics = [], [], [], []
+    first_runs, later_runs, asked, statistics, spents = [], [], [], [], []
     for _ in range(firsts):
         home = Path(tempfile.mkdtemp(prefix="nevstream-bench-"))
         home.chmod(0o711)  # the database's unprivileged user must reach its directory
@@ -43,7 +44,9 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
             statistics.append(compiled)
             progress(f"first start: {seconds:.1f} s; the statistics' kernels were there after {compiled:.1f} s")
             for _ in range(later):
+                spent = _cpu_s()
                 seconds, request, _ = _up(file, port, home)
+                spents.append(_cpu_s() - spent)
                 later_runs.append(seconds)
                 asked.append(request)
                 progress(f"later: {seconds:.2f} s, then the first question {1000 * request:.0f} ms")
@@ -55,6 +58,7 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
     return {
         "first_s": round(median(first_runs), 2),
         "later_s": round(median(later_runs), 2),
+        "later_cpu_s": round(median(spents), 2),  # with stopping
         "statistics_s": round(median(statistics), 2),
         "first_request_ms": round(1000 * median(asked), 1),
         "help_s": commands["help"],
@@ -65,6 +69,12 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
         "settings": {"processes": "chosen from the cores", "database": "embedded", "later": later, "first": firsts},
         "notes": [],
     }
+
+
+def _cpu_s() -> float:
+    """Processor time of all processes that have ended below this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _settings(home: Path) -> tuple[Path, int]:
