@@ -314,7 +314,8 @@ class Connections:
         if self._closed:
             raise StoreUnavailable("the queries are closed: this process is stopping")
         try:
-            await asyncio.wait_for(self._free.acquire(), self._wait_s)
+            async with asyncio.timeout(self._wait_s):
+                await self._free.acquire()
         except TimeoutError as error:
             raise StoreUnavailable(
                 f"all {self._most} database connections of the API were busy for {self._wait_s:g} s: "
@@ -366,9 +367,9 @@ class Connections:
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         try:
-            return await asyncio.wait_for(
-                psycopg.AsyncConnection.connect(**self._given, autocommit=True, prepare_threshold=None), self._wait_s
-            )
+            # not wait_for: in Python 3.11 it may lose the connection of a caller who is cancelled in that instant
+            async with asyncio.timeout(self._wait_s):
+                return await psycopg.AsyncConnection.connect(**self._given, autocommit=True, prepare_threshold=None)
         except TimeoutError as error:
             raise StoreUnavailable(f"no connection to the database within {self._wait_s:g} s") from error
         except psycopg.OperationalError as error:
