@@ -4,7 +4,8 @@ The same groups of frames for all ways, made beforehand.  ``batch`` is what the 
 of a group, compressed, all of them in one append, which returns when they are on disk; then the pipeline's reader takes
 everything out again and unpacks it.  ``per_frame`` is the same journal with each frame for a record, all of a group
 in one append; ``insert`` the statement that one would write first, an INSERT and a commit for each frame.
-``memory`` is the journal in memory: what the harness itself takes.
+``memory`` is the journal in memory: what the harness itself takes.  ``kafka`` is Apache Kafka, one node, where there
+are Java and Maven: acks=all, idempotent, a topic of one copy that is flushed at each append.
 
 Another journal is measured by one more line in ``JOURNALS``.
 """
@@ -13,18 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import psycopg
 
+from benchmarks.brokers import JARS, MAIN_JAR, Broker, fetch_apache, make_apache, no_apache
 from benchmarks.passes import percentiles_ms, rate
 from benchmarks.rows import PARTITIONS, Group, database, groups
 from benchmarks.runner import Progress
 from schemas.journal.record import decode_records
 from schemas.seams import JournalReader, JournalWriter, StoredRecord
+from services.journal.kafka import KafkaJournal
 from services.journal.memory import MemoryJournal
 from services.journal.postgres import PostgresJournal
 from services.settings import Settings
@@ -50,11 +55,40 @@ async def _memory(dsn: str) -> AsyncIterator[Journal]:  # noqa: ARG001 - it has 
     yield MemoryJournal(PARTITIONS)
 
 
+def _kafka(make: Callable[[Path], Broker]) -> Callable[[str], AbstractAsyncContextManager[Journal]]:
+    """A journal on a broker of its own: one copy of a topic, in the memory of this machine where there is plenty."""
+
+    @contextlib.asynccontextmanager
+    async def opened(dsn: str) -> AsyncIterator[Journal]:  # noqa: ARG001 - it has none
+        with tempfile.TemporaryDirectory(prefix="nevstream-bench-") as folder:
+            broker = make(Path(folder))
+            await asyncio.to_thread(broker.start)
+            journal = KafkaJournal(broker.settings("nevstream.bench"), PARTITIONS, "bench")
+            try:
+                await journal.open()
+                yield journal
+            finally:
+                await journal.close()
+                broker.close()
+
+    return opened
+
+
 # name → an open journal with nothing else in it, given a database's DSN
 JOURNALS: Final[dict[str, Callable[[str], AbstractAsyncContextManager[Journal]]]] = {
     "memory": _memory,
     "postgres": _postgres,
 }
+
+
+def journals() -> tuple[dict[str, Callable[[str], AbstractAsyncContextManager[Journal]]], list[str]]:
+    """Those that can be measured here, and why others cannot."""
+    reason = no_apache()
+    if reason is None and not (JARS / MAIN_JAR).exists():
+        reason = fetch_apache()
+    if reason is not None:
+        return dict(JOURNALS), [f"kafka was not measured: {reason}"]
+    return {**JOURNALS, "kafka": _kafka(make_apache)}, []
 
 
 def per_frame(group: Group) -> Records:
@@ -107,11 +141,17 @@ def insert(connection: psycopg.Connection[Any], load: Sequence[Group], frames: i
 
 
 async def _measure(
-    name: str, way: str, dsn: str, load: Sequence[Group], repeats: int, progress: Progress
+    name: str,
+    opened: Callable[[str], AbstractAsyncContextManager[Journal]],
+    way: str,
+    dsn: str,
+    load: Sequence[Group],
+    repeats: int,
+    progress: Progress,
 ) -> dict[str, Any]:
     frames = sum(group.frames for group in load)
     written, read, each, size = [], [], [], 0
-    async with JOURNALS[name](dsn) as journal:
+    async with opened(dsn) as journal:
         for repeat in range(-1, repeats):  # the first is the warm-up
             after = {**dict.fromkeys(range(PARTITIONS), -1), **await journal.ends()}
             seconds, appends, size = await through(journal, way, load)
@@ -137,10 +177,11 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
     reports, per_group, repeats, few = (24, 4_000, 1, 200) if quick else (240, 4_000, 5, 2_000)
     load = groups(VEHICLES, reports, per_group, 11)
     cases = []
+    found, notes = journals()
     with database() as dsn:
-        for name in JOURNALS:
+        for name, opened in found.items():
             for way in WAYS:
-                one = asyncio.run(_measure(name, way, dsn, load, repeats, progress))
+                one = asyncio.run(_measure(name, opened, way, dsn, load, repeats, progress))
                 cases.append(one)
         with psycopg.connect(dsn, autocommit=True) as connection:
             insert(connection, load, few // 10)
@@ -159,8 +200,15 @@ def run(quick: bool, progress: Progress) -> dict[str, Any]:
         "ratio": round(ours["append_frames_per_s"] / theirs["append_frames_per_s"], 2),
         "read_ratio": round(ours["read_frames_per_s"] / theirs["read_frames_per_s"], 2),
         "insert_ratio": round(ours["append_frames_per_s"] / inserted["append_frames_per_s"], 1),
+        **{
+            f"{name}_ratio": round(
+                by[name, "batch"]["append_frames_per_s"] / by[name, "per_frame"]["append_frames_per_s"], 2
+            )
+            for name in found
+            if name not in JOURNALS
+        },
         "cases": cases,
-        "notes": [],
+        "notes": notes,
         "settings": {
             "vehicles": VEHICLES, "reports": reports, "frames_per_group": per_group, "partitions": PARTITIONS,
             "repeats": repeats, "frame_bytes": round(load[0].frame_bytes / load[0].frames),
