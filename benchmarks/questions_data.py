@@ -102,7 +102,7 @@ def _life(rng: Any, number: int, plan: Any, days: int, period_s: int) -> tuple[d
     odometer = 100_000 + np.floor(np.cumsum(rise)).astype(np.int64)
     battery = MODELS[number % len(MODELS)][1]
     volts = 3600 + rng.integers(0, 200, n)
-    amperes = np.where(drive, rng.integers(-200, 1200, n), np.where(charge, rng.integers(-900, -500, n), 5))
+    amperes = np.where(drive, rng.integers(-200, 1800, n), np.where(charge, rng.integers(-900, -500, n), 5))
     kw = volts * amperes / 1e5
     soc = np.empty(n)
     level = 40.0 + rng.integers(0, 50)

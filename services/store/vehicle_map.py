@@ -201,14 +201,15 @@ def clusters(of: Positions, at: NDArray[np.int64], zoom: int, reporting_since: d
     """The vehicles at ``at`` by cell of ``zoom``."""
     if not len(at):
         return Table(CLUSTER, [])
-    cell = of.curve[at] >> np.uint64(2 * (_BITS - min(_BITS, zoom + _LEVELS_A_TILE)))
+    part: Any = slice(None) if len(at) == len(of.ids) else at
+    cell = of.curve[part] >> np.uint64(2 * (_BITS - min(_BITS, zoom + _LEVELS_A_TILE)))
     new = np.concatenate([[True], cell[1:] != cell[:-1]])
     starts = np.flatnonzero(new)
     number = np.cumsum(new) - 1
     count = np.diff(np.append(starts, len(at)))
-    longitude, latitude, what = of.longitude[at], of.latitude[at], of.what[at]
+    longitude, latitude, what = of.longitude[part], of.latitude[part], of.what[part]
     doing = np.bincount(number * 4 + (what & 3), minlength=4 * len(starts)).reshape(-1, 4)
-    late = of.received_us[at] >= _since_2000(reporting_since)
+    late = of.received_us[part] >= _since_2000(reporting_since)
     columns = [
         np.bincount(number, longitude) / count, np.bincount(number, latitude) / count,
         np.minimum.reduceat(longitude, starts), np.minimum.reduceat(latitude, starts),
