@@ -737,6 +737,7 @@ async def _send_webhooks(settings: Settings, dsn: str, stop: asyncio.Event) -> N
 async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
     """The HTTP API."""
     from services.journal.choice import journal_of
+    from services.journal.postgres import PostgresJournal
     from services.store.access import PostgresAudit, PostgresTokens
     from services.store.alarms import PostgresAlarms
     from services.store.commands import PostgresCommands
@@ -753,7 +754,7 @@ async def run_web(settings: Settings, _index: int, stop: asyncio.Event) -> None:
     try:
         await serve(
             settings,
-            Queries(dsn),
+            Queries(dsn, backlog=None if isinstance(journal, PostgresJournal) else journal.backlog),
             stop,
             sock=sock,
             started=lambda address: report("ready", address=address),

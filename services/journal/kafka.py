@@ -19,16 +19,17 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer, errors
 from aiokafka.structs import RecordMetadata
 
 from schemas.journal.record import RecordError, split_record
+from schemas.keys import partition_of_vin
 from schemas.seams import StoredRecord
 from services import metrics
-from services.database import Line
+from services.database import Connection, Line
 from services.errors import JournalUnavailable, SettingsError
 from services.journal.fixed import fix
 from services.journal.kafka_line import EARLIEST, LATEST, Fetched, KafkaLine, connection_options, speaking
@@ -345,6 +346,33 @@ class KafkaJournal:
         """Offset of the first record appended at ``time`` or later, of each partition that has one."""
         found = await self._line.offsets(range(self.partitions), max(0, round(time.timestamp() * 1000)))
         return {partition: offset for partition, offset in found.items() if offset >= 0}
+
+    async def backlog(self, vin: str) -> dict[str, Any]:
+        """``records`` of the vehicle's partition that are not stored yet, and when the ``oldest`` was appended.
+
+        Raises ``JournalUnavailable``, also when the database does not tell what is stored.
+        """
+        partition = partition_of_vin(vin, self.partitions)
+        line = Line(self._dsn, "nevstream journal", JournalUnavailable)
+
+        async def stored(connection: Connection) -> int:
+            cursor = await connection.execute(
+                'SELECT "offset" FROM journal_positions WHERE partition = %s', [partition]
+            )
+            row = await cursor.fetchone()
+            return -1 if row is None else int(row[0])
+
+        try:
+            begin = await line.call(stored) + 1
+        finally:
+            await line.close()
+        end = (await self._line.offsets([partition], LATEST))[partition]
+        begin = max(begin, (await self._line.offsets([partition], EARLIEST))[partition])
+        if begin >= end:
+            return {"records": 0, "oldest": None}
+        first = (await self._line.fetch({partition: begin}, 1, 1))[partition].records[:1]
+        oldest = datetime.fromtimestamp(first[0].at_ms / 1000, UTC) if first else None
+        return {"records": end - begin, "oldest": oldest}
 
     async def close(self) -> None:
         await self._end_producer()

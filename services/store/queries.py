@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, Final, LiteralString
 from zoneinfo import ZoneInfo
@@ -391,12 +391,14 @@ class Queries(SessionQueries, FleetQueries):
     At most ``connections_max`` queries run at once; the others wait ``connect_timeout_s`` and are then
     refused with ``StoreUnavailable``.  A query that runs ``statement_timeout_s`` ends as ``QueryTooSlow``.
     Connections are opened when first needed, so that the API starts while the database is away.
+    ``backlog`` tells what waits of a vehicle, where the journal is not a table of this database.
     """
 
     def __init__(
         self,
         dsn: str,
         *,
+        backlog: Callable[[str], Awaitable[Mapping[str, Any]]] | None = None,
         connections_max: int = 8,
         connect_timeout_s: float = 5.0,
         statement_timeout_s: float = 15.0,
@@ -404,6 +406,7 @@ class Queries(SessionQueries, FleetQueries):
         self._connections = Connections(dsn, connections_max, connect_timeout_s, statement_timeout_s)
         self._unions = Connections(dsn, UNIONS_MAX, UNIONS_TIMEOUT_S, UNIONS_TIMEOUT_S, UNIONS_SETTINGS)
         self._map = VehicleMap(self._connections.run)
+        self._backlog = backlog
 
     async def vehicles(
         self,
@@ -553,7 +556,8 @@ class Queries(SessionQueries, FleetQueries):
         return {**(fleet or {}), "ledger": ledger}
 
     async def diagnosis(self, vin: str, *, now: datetime) -> Mapping[str, Any]:
-        return await diagnosis.facts(self._connections.run, vin, now)
+        found = await diagnosis.facts(self._connections.run, vin, now)
+        return found if self._backlog is None else {**found, "backlog": await self._backlog(vin)}
 
     async def map_view(
         self,

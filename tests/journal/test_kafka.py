@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from schemas.journal.record import decode_records, encode_record, split_record
+from schemas.keys import partition_of_vin
 from schemas.seams import StoredRecord
 from services import metrics
 from services.errors import JournalUnavailable, SettingsError, UsageError
@@ -23,6 +26,7 @@ from services.journal.kafka_line import connection_options
 from services.journal.kafka_topic import check_config, check_layout
 from services.journal.postgres import PostgresJournal
 from services.settings import Kafka, Settings
+from services.store.queries import Queries
 from tests.fix_kafka import Broker, make_apache
 
 DAY_MS = 86_400_000
@@ -369,3 +373,26 @@ async def test_a_database_of_another_journal(tansu: Broker, new_topic: Callable[
 async def test_a_database_that_was_never_migrated(tansu: Broker, empty_dsn: str) -> None:
     with pytest.raises(UsageError, match="nevstream migrate"):
         await KafkaJournal(tansu.settings("x"), 2, dsn=empty_dsn).open()
+
+
+@pytest.mark.database
+async def test_what_waits_of_a_vehicle(
+    apache_kafka: Broker, new_topic: Callable[[], str], dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    journal = KafkaJournal(apache_kafka.settings(new_topic()), 2, dsn=dsn)
+    await journal.open()
+    vin = "LTEST000000000001"
+    mine = partition_of_vin(vin, 2)
+    assert await journal.backlog(vin) == {"records": 0, "oldest": None}
+    for _ in range(3):
+        await journal.append([(mine, b"a"), (1 - mine, b"b")])
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    found = await journal.backlog(vin)
+    assert found["records"] == 3
+    assert before < found["oldest"] < before + timedelta(minutes=2)
+    db.execute('INSERT INTO journal_positions (partition, "offset") VALUES (%s, 1)', [mine])
+    assert (await journal.backlog(vin))["records"] == 1
+    queries = Queries(dsn, backlog=journal.backlog)
+    assert (await queries.diagnosis(vin, now=datetime.now(UTC)))["backlog"]["records"] == 1
+    await queries.close()
+    await journal.close()
