@@ -1,1 +1,1 @@
-"""The durable log of raw frames: a PostgreSQL table, or memory in tests."""
+"""The durable log of raw frames: a PostgreSQL table, a Kafka topic, or memory in tests."""
