@@ -317,5 +317,8 @@ class VehicleMap:
 
 def _told(reading: asyncio.Task[None]) -> None:
     """A reading that nobody waited for: its failure is logged; a map that grows too old will say so itself."""
-    if not reading.cancelled() and isinstance(error := reading.exception(), NevstreamError):
+    error = None if reading.cancelled() else reading.exception()
+    if isinstance(error, NevstreamError):
         log.warning("positions for maps could not be read: %s", error)
+    elif error is not None:
+        log.error("positions for maps could not be read", exc_info=error)
