@@ -217,7 +217,8 @@ class Run:
             "in_flight": now["sent"] - now["acked"],
             "behind_plan": max(now["planned"] - now["sent"], 0),
             "connected": now["connected"],
-            "errors": now["failures"] + now["drops"] + now["refused"] + now["unexpected"],
+            # not the connections that the scenario itself cut
+            "errors": sum(now["errors_by_kind"].values()) + now["refused"] + now["unexpected"],
             "ack_p50_ms": percentile_ms(new, 50),
             "ack_p99_ms": percentile_ms(new, 99),
             "api_lag_s": self._lag(),
