@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from schemas.keys import partition_of_vin
 from services.journal.kafka import KafkaJournal
 from services.journal.memory import MemoryJournal
 from services.pipeline.worker import Pipeline
+from services.replaying import replay
 from services.settings import Kafka, Settings
 from services.store.postgres import PostgresSink
 from services.topology import System, plain
@@ -294,3 +296,11 @@ def test_the_whole_system_on_kafka(
     assert found["rejected"] == 0
     assert db.execute("SELECT count(*) FROM telemetry").fetchone() == (40 * 100,)
     assert db.execute("SELECT count(*) FROM journal").fetchone() == (0,)
+    # the topic is the archive: read again, it says the same
+    now = datetime.now(UTC)
+    again = asyncio.run(replay(system.settings, dsn, now - timedelta(hours=1), now + timedelta(hours=1)))
+    assert again.frames == found["frames"]
+    assert again.damaged == again.unreadable == again.refused == 0
+    assert again.diff is not None
+    assert again.diff.same
+    assert again.diff.decoded == 40 * 100
