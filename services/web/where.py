@@ -10,9 +10,7 @@ from schemas.map_view import MAP_DIMENSIONS
 from services.web.problems import bad_parameter
 
 WORLD: Final = (-180.0, -90.0, 180.0, 90.0)
-BBOX_ALLOWED: Final = (
-    "west,south,east,north in degrees, as in 115.4,39.4,117.5,41.1; west > east crosses the date line"
-)
+BBOX_ALLOWED: Final = "west,south,east,north in degrees, as in 115.4,39.4,117.5,41.1; west > east crosses the date line"
 BboxQuery = Annotated[str | None, Query(max_length=200, description=f"Only what lies within: {BBOX_ALLOWED}.")]
 ActivityQuery = Annotated[
     str | None,
