@@ -34,7 +34,7 @@ READS: Final = frozenset({
     "credits rules", "dead-letters export", "dead-letters list", "dead-letters show", "decode", "demo", "doctor",
     "flaws", "fleet clusters", "fleet frequent-alarms", "fleet metric", "fleet metrics", "fleet offline",
     "fleet outlier-cells", "fleet report year", "fleet series", "fleet verification", "keys list", "latest",
-    "models export", "models list", "schema", "signals check", "signals list", "simulate", "soak",
+    "load", "models export", "models list", "schema", "signals check", "signals list", "simulate", "soak",
     "statistics status", "tokens list", "up", "vehicles battery", "vehicles charges", "vehicles completeness",
     "vehicles curve", "vehicles days", "vehicles export", "vehicles list", "vehicles registry", "vehicles show",
     "vehicles timeline", "vehicles track", "vehicles trips",
