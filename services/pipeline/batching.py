@@ -153,7 +153,8 @@ class Prepared:
     own_flaws: Mapping[tuple[str, str], int] = field(default_factory=dict)
     offered: int = 0  # frames that a door has let in just now; events of connections are none
     refused: Mapping[bytes, int] = field(default_factory=dict)  # VIN as claimed → how many of them are refused here
-    good: int = 0  # vehicles with reports that are stored
+    good: I64 = field(default_factory=lambda: np.zeros(0, np.int64))  # ids of vehicles with reports that are stored
+    wrong: I64 = field(default_factory=lambda: np.zeros(0, np.int64))  # ids of the known vehicles in ``refused``
 
 
 def decode(
@@ -317,7 +318,7 @@ def build(
     by_reason = {code: int(n) for code, n in enumerate(reasons) if code and n}
     for letter in decoded.damaged:
         by_reason[letter.reason] = by_reason.get(letter.reason, 0) + 1
-    offered, refused = _offered(decoded)
+    offered, refused, wrong = _offered(decoded, table)
     return Prepared(
         rows=RowBatch(
             telemetry=telemetry,
@@ -342,22 +343,30 @@ def build(
         own_flaws=decoded.own_flaws,
         offered=offered,
         refused=refused,
-        good=len(sorted_out.newest),
+        good=np.unique(table.vehicle_id[decoded.rows[reporting]]),
+        wrong=wrong,
     )
 
 
-def _offered(decoded: Decoded) -> tuple[int, Mapping[bytes, int]]:
-    """Frames that a door has let in, and by VIN how many of them are refused here; requeued ones are not counted."""
+def _offered(decoded: Decoded, table: VehicleTable) -> tuple[int, Mapping[bytes, int], I64]:
+    """Frames that a door has let in, by VIN how many of them are refused here, and the ids of those VINs that have one.
+
+    Requeued frames are not counted.
+    """
     frames = decoded.frames
     let_in = (frames.reason == 0) | (frames.reason == _POISON)
     let_in &= (frames.door != Door.REQUEUE) & (frames.codec != Codec.EVENT)
     lines = np.flatnonzero(let_in & (decoded.why != 0))
     refused: dict[bytes, int] = {}
+    wrong = np.zeros(0, np.int64)
     if len(lines):
+        whole = lines[decoded.vin_at[lines] + VIN_BYTES <= len(frames.data)]
+        rows = table.rows(frames.data, decoded.vin_at, whole, 0)
+        wrong = np.unique(table.vehicle_id[rows[rows != UNKNOWN]])
         at = np.minimum(decoded.vin_at[lines, None] + np.arange(VIN_BYTES), len(frames.data) - 1)
         vins, n = np.unique(frames.data[at].view(f"S{VIN_BYTES}").reshape(-1), return_counts=True)
         refused = dict(zip(vins.tolist(), n.tolist(), strict=True))
-    return int(let_in.sum()), refused
+    return int(let_in.sum()), refused, wrong
 
 
 def _oldest(frames: Frames) -> int | None:

@@ -220,7 +220,7 @@ class Pipeline:
                     )
                     with _poison_of(records):
                         prepared = await self._prepare(records, after, table, turns[turn], thread)
-                    self._share.check(prepared.offered, prepared.refused, prepared.good)
+                    self._share.check(prepared.offered, prepared.refused, prepared.good, prepared.wrong)
                     turn = 1 - turn
                     after.update((partition, new) for partition, (_, new) in prepared.rows.positions.items())
                 if committing is not None:
@@ -269,7 +269,7 @@ class Pipeline:
             await self._refresh_keys()
             prepared = await self._prepare(records, after, table, Streams(), thread, aside)
             if keep:
-                self._share.check(prepared.offered, prepared.refused, prepared.good)
+                self._share.check(prepared.offered, prepared.refused, prepared.good, prepared.wrong)
                 await self._commit(prepared)
             else:
                 await self._sink.commit(prepared.rows, keep=False)
@@ -353,7 +353,7 @@ class Pipeline:
 
     def _count(self, prepared: Prepared, committed: Committed) -> None:
         """Metrics of a batch, once it is certain: a batch that is done again must not count twice."""
-        self._share.add(prepared.offered, prepared.refused, prepared.good)
+        self._share.add(prepared.offered, prepared.refused, prepared.good, prepared.wrong)
         for kind, n in prepared.kinds.items():
             metrics.FRAMES_PROCESSED.labels(_KINDS.get(kind) or command_name(kind)).inc(n)
         refused = prepared.frames - sum(prepared.kinds.values())

@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
 from schemas.batch import Committed, RowBatch
@@ -322,14 +324,52 @@ def test_one_vehicle_cannot_stop_the_others() -> None:
     counted(RejectShare(0.5, 1000), 1000, {b"LTEST000000000001": 1000}, 50)
 
 
+def ids(begin: int, end: int) -> NDArray[np.int64]:
+    return np.arange(begin, end, dtype=np.int64)
+
+
 def test_a_few_vehicles_cannot_stop_a_larger_fleet() -> None:
     share = RejectShare(0.5, 1000)
     for _ in range(50):
-        share.check(1000, dict.fromkeys(vins(8), 120), good=9)
-        share.add(1000, dict.fromkeys(vins(8), 120), good=9)
-    share.check(1000, dict.fromkeys(vins(200), 5), good=200)
+        share.check(1000, dict.fromkeys(vins(8), 120), ids(8, 17), ids(0, 8))
+        share.add(1000, dict.fromkeys(vins(8), 120), ids(8, 17), ids(0, 8))
+    share.check(1000, dict.fromkeys(vins(200), 5), ids(200, 400), ids(0, 200))
     with pytest.raises(TooManyRejectsError, match="from 208 vehicles"):
-        RejectShare(0.5, 1000).check(1040, dict.fromkeys(vins(208), 5), good=200)
+        RejectShare(0.5, 1000).check(1040, dict.fromkeys(vins(208), 5), ids(208, 408), ids(0, 208))
+
+
+def test_a_flood_of_a_few_finds_the_others_remembered() -> None:
+    """The honest ones have a report in a batch now and then, the flood fills whole windows."""
+    share = RejectShare(0.5, 1000, clock=lambda: 0.0)
+    share.add(200, {}, ids(10, 210))
+    for _ in range(50):
+        share.check(1000, dict.fromkeys(vins(10), 100), ids(10, 11), ids(0, 10))
+        share.add(1000, dict.fromkeys(vins(10), 100), ids(10, 11), ids(0, 10))
+
+
+def test_a_fleet_whose_frames_are_all_refused_from_now_on_stops_it_by_and_by() -> None:
+    now_s = 0.0
+    share = RejectShare(0.5, 1000, clock=lambda: now_s)
+    share.add(10_000, {}, ids(0, 10_000))
+    for begin in range(0, 5000, 500):
+        now_s += 1.0
+        share.check(1000, dict.fromkeys(vins(500), 2), wrong=ids(begin, begin + 500))
+        share.add(1000, dict.fromkeys(vins(500), 2), wrong=ids(begin, begin + 500))
+    now_s += 1.0
+    share.add(1000, dict.fromkeys(vins(500), 2), wrong=ids(5000, 5500))
+    with pytest.raises(TooManyRejectsError, match="from 5,500 vehicles"):
+        share.check(1000, dict.fromkeys(vins(500), 2))
+
+
+def test_what_was_good_long_ago_does_not_stand_for_ever() -> None:
+    now_s = 0.0
+    share = RejectShare(0.5, 1000, clock=lambda: now_s)
+    share.add(1000, {}, ids(0, 1000))
+    now_s = 599.0
+    share.check(2000, dict.fromkeys(vins(20), 100), wrong=ids(2000, 2020))
+    now_s = 602.0
+    with pytest.raises(TooManyRejectsError, match="from 20 vehicles"):
+        share.check(2000, dict.fromkeys(vins(20), 100), wrong=ids(2000, 2020))
 
 
 async def test_a_pipeline_that_refuses_most_stops_and_loses_nothing(
