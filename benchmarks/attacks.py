@@ -12,7 +12,9 @@ import gzip
 import json
 import os
 import random
+import select
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -227,6 +229,35 @@ class Attacker:
         return found
 
 
+class Bystander:
+    """Somebody else's two ports on this machine: each connection is taken, read from once, and reset.
+
+    An attack on it shows what its machine's share alone costs the vehicles, without a byte for the gateway.
+    """
+
+    def __init__(self) -> None:
+        argv = [sys.executable, "-m", "benchmarks.attacks", "bystander"]
+        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.ports: tuple[int, int] = tuple(json.loads(self._process.stdout.readline()))
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def _stand_by() -> None:
+    listeners = [socket.create_server((_HOST, 0), backlog=1024) for _ in range(2)]
+    print(json.dumps([one.getsockname()[1] for one in listeners]), flush=True)
+    while True:
+        for listener in select.select(listeners, [], [])[0]:
+            sock, _ = listener.accept()
+            with sock, contextlib.suppress(OSError):
+                sock.settimeout(0.1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.recv(64 * 1024)
+
+
 async def _main(name: str, mqtt: int, gbt: int, seconds: float) -> None:
     files_max()
     os.nice(19)
@@ -242,4 +273,6 @@ async def _main(name: str, mqtt: int, gbt: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "bystander":
+        _stand_by()
     uvloop.run(_main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
