@@ -21,6 +21,7 @@ from tests.deploy.promql import exported, mistakes, named
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/prometheus/alerts.yml"
+CONFIG = ROOT / "deploy/prometheus/prometheus.yml"
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
 ALERTS: dict[str, dict[str, Any]] = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
 RUNBOOKS = (ROOT / "docs/runbooks.md").read_text("utf-8")
@@ -94,6 +95,13 @@ def test_numbers_repeated_from_the_settings_are_the_defaults() -> None:
     assert f"* {limits.connections_max} *" in ALERTS["NevstreamConnectionsNearLimit"]["expr"]
     assert ALERTS["NevstreamDeadLettersGrowing"]["expr"].count(str(letters.rows_max)) == 2
     assert Settings().web.ready_lag_max_s < 600
+
+
+def test_prometheus_loads_them_and_scrapes_under_the_name_that_they_know() -> None:
+    config = yaml.safe_load(CONFIG.read_text("utf-8"))
+
+    assert config["rule_files"] == [RULES.name]
+    assert [job["job_name"] for job in config["scrape_configs"]] == ["nevstream"]
 
 
 # -- the runbooks ------------------------------------------------------------------------------------
@@ -273,6 +281,13 @@ def test_promtool_takes_the_rules() -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(ALERTS)} rules found" in done.stdout
+
+
+@promtool
+def test_promtool_takes_the_configuration() -> None:
+    done = subprocess.run(["promtool", "check", "config", str(CONFIG)], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @promtool
