@@ -39,6 +39,7 @@ _TOLD_AT_ONCE: Final = 100.0
 _NO_ROOM_PAUSE_S: Final = 0.2
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # A handshake that has taken longer gives way to others when all are taken.
+_TICK_S: Final = 0.005  # the loop's clock goes by the millisecond, and a timer may come that much early
 _HANDSHAKE_OLD_S: Final = 2.0
 # Closing with a reset leaves nothing of a refused connection behind, here or in the kernel.
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -332,7 +333,7 @@ class Acceptor:
             sock.close()
             if self._context is not None:
                 took_s = self._loop.time() - since_s
-                if isinstance(error, asyncio.CancelledError) or took_s >= self._limits.handshake_timeout_s:
+                if isinstance(error, asyncio.CancelledError) or took_s >= self._limits.handshake_timeout_s - _TICK_S:
                     self._reached("handshake_timeout_s")
                 self._crowd.penalize(address)
                 self._turned_away("handshake", peer, address)

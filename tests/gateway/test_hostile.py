@@ -145,8 +145,7 @@ async def test_a_flood_of_reconnects(start: Start) -> None:
     stop.set()
     await asyncio.gather(*knocking)
     await honest.drive(3)
-    await run.until(lambda: run.gateway._connections.count == len(HONEST))
-    assert run.gateway._crowd.total == len(HONEST)
+    await run.until(lambda: run.gateway._connections.count == run.gateway._crowd.total == len(HONEST))
 
 
 def bombs() -> list[bytes]:
