@@ -38,8 +38,8 @@ _TOLD_PER_S: Final = 20.0
 _TOLD_AT_ONCE: Final = 100.0
 _NO_ROOM_PAUSE_S: Final = 0.2
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# A handshake that has taken longer gives way to others when all are taken.
 _TICK_S: Final = 0.005  # the loop's clock goes by the millisecond, and a timer may come that much early
+# A handshake that has taken longer gives way to others when all are taken.
 _HANDSHAKE_OLD_S: Final = 2.0
 # Closing with a reset leaves nothing of a refused connection behind, here or in the kernel.
 _RESET: Final = struct.pack("ii", 1, 0)
