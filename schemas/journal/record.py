@@ -236,6 +236,13 @@ def decode_records(records: Sequence[StoredRecord]) -> Frames:
     )
 
 
+def check_partitions(records: Sequence[tuple[int, bytes]], partitions: int) -> None:
+    """Raise ``ValueError`` when one of (partition, record) is for a partition that a journal of so many has not."""
+    for partition, _ in records:
+        if not 0 <= partition < partitions:
+            raise ValueError(f"partition {partition} is not one of the journal's {partitions}")
+
+
 def split_record(body: bytes, bytes_max: int) -> list[bytes]:
     """The frames of a record as several of at most ``bytes_max`` bytes, in their order; no frame is divided.
 

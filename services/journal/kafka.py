@@ -25,7 +25,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer, errors
 from aiokafka.structs import RecordMetadata
 
-from schemas.journal.record import RecordError, split_record
+from schemas.journal.record import RecordError, check_partitions, split_record
 from schemas.keys import partition_of_vin
 from schemas.seams import StoredRecord
 from services import metrics
@@ -131,9 +131,7 @@ class KafkaJournal:
         """
         if not records:
             return []
-        for partition, _ in records:
-            if not 0 <= partition < self.partitions:
-                raise ValueError(f"partition {partition} is not one of the journal's {self.partitions}")
+        check_partitions(records, self.partitions)
         begun = time.perf_counter()
         try:
             async with self._writing:

@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from schemas.journal.record import check_partitions
 from schemas.seams import StoredRecord
 from services.errors import JournalUnavailable
 
@@ -41,9 +42,7 @@ class MemoryJournal:
         """Keep (partition, record) pairs, all or none; returns their offsets."""
         await self.gate.wait()
         self._check()
-        for partition, _ in records:
-            if not 0 <= partition < self.partitions:
-                raise ValueError(f"partition {partition} is not one of the journal's {self.partitions}")
+        check_partitions(records, self.partitions)
         offsets = []
         for partition, body in records:
             self._records[partition].append(StoredRecord(partition, self._next, bytes(body)))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
+from schemas.journal.record import check_partitions
 from schemas.seams import StoredRecord
 from services import metrics
 from services.database import Connection, Line
@@ -88,9 +89,7 @@ class PostgresJournal:
         """
         if not records:
             return []
-        for partition, _ in records:
-            if not 0 <= partition < self.partitions:
-                raise ValueError(f"partition {partition} is not one of the journal's {self.partitions}")
+        check_partitions(records, self.partitions)
 
         async def run(connection: Connection) -> int:
             # Numbered in here, where one append runs at a time.
